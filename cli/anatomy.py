@@ -1,0 +1,102 @@
+"""One plan in full: degrees, time and memory part by part, intervals and reasons."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+from ..costmodels.parallel import CONFIG_FIELDS, CpComm, LayerSplit, ParallelConfig, Schedule, recompute_label
+from ..planner.plan import Plan, PlanSet
+from .output import WIDTH
+from .table import number, percent, render, shard_label
+
+
+def plan_anatomy(answer: PlanSet, plan: Plan) -> str:
+    """Everything that is known about one plan, as text of at most 100 columns."""
+    p, m = answer.problem, plan.metrics
+    name = f"{p.model.name} on {p.cluster.nodes} x {p.cluster.gpus_per_node} {p.cluster.gpu.name} ({p.cluster.name})"
+    paragraphs = [
+        f"{name}: {p.workload.global_batch:,} sequences of {p.workload.seq_len:,} tokens a step, {plan.precision}, "
+        f"{p.software.name}",
+        "plan       " + config_label(plan.config, p.framework),
+        f"step       {number(m['step_s'])} s (90%: {number(m['step_low_s'])} to {number(m['step_high_s'])} s), "
+        f"{m['tokens_per_s_per_gpu']:,.0f} tokens/s/GPU, MFU {percent(m['mfu'])}, HFU {percent(m['hfu'])}",
+        f"memory     {m['peak_bytes'] / 1e9:.1f} GB (90%: {m['peak_low_bytes'] / 1e9:.1f} to "
+        f"{m['peak_high_bytes'] / 1e9:.1f} GB) of {p.cluster.gpu.memory_bytes / 1e9:.1f} GB on the fullest stage, "
+        f"fits with probability {m['p_fit']:.2f}",
+        f"pipeline   bubble {percent(m['bubble_fraction'])}, "
+        f"exposed communication {percent(m['exposed_comm_fraction'])}"
+        + (f"; layers per stage {stage_label(plan.stage_layers)}" if len(plan.stage_layers) > 1 else ""),
+    ]
+    if "days" in m:
+        paragraphs.append(f"whole run  {m['days']:,.1f} days" + (f", ${m['dollars']:,.0f}" if "dollars" in m else ""))
+    elif "dollars_per_million_tokens" in m:
+        paragraphs.append(f"cost       ${m['dollars_per_million_tokens']:.3f} per million tokens")
+    lines = [line for text in paragraphs for line in wrap(text)]
+    lines += ["", parts_table(plan.time_s, plan.memory_bytes)]
+    if plan.reasons:
+        lines += ["", *(line for reason in plan.reasons for line in wrap(f"- {reason}", indent=2))]
+    return "\n".join(lines)
+
+
+def config_label(config: ParallelConfig, framework: str) -> str:
+    """One line that tells a plan from every other."""
+    words = [f"{f}={getattr(config, f)}" for f in ("tp", "cp", "ep", "etp", "pp", "vp", "dp")]
+    words += [f"micro-batch {config.micro_batch_size}", shard_label(config, framework)]
+    words.append(f"recompute {recompute_label(config.recompute, config.recompute_layers)}")
+    if config.pp > 1:
+        words.append(field_label(config, "schedule"))
+    if config.cp > 1:
+        words.append(field_label(config, "cp_comm"))
+    flags = ("sequence_parallel", "overlap_grad_reduce", "overlap_param_gather", "tp_overlap", "optimizer_offload")
+    words += [name.replace("_", "-") for name in flags if getattr(config, name)]
+    return ", ".join(words)
+
+
+def field_label(config: ParallelConfig, name: str) -> str:
+    """The value of one field in words."""
+    value = getattr(config, name)
+    if name == "recompute":
+        return recompute_label(value, config.recompute_layers)
+    kinds = {"schedule": Schedule, "cp_comm": CpComm, "layer_split": LayerSplit}
+    return kinds[name](value).name.lower().replace("_", "-") if name in kinds else str(value)
+
+
+def config_differences(a: ParallelConfig, b: ParallelConfig) -> list[str]:
+    """Names of the fields in which two plans differ."""
+    return [name for name in CONFIG_FIELDS if getattr(a, name) != getattr(b, name)]
+
+
+def parts_table(time_s: Mapping[str, float], memory_bytes: Mapping[str, float]) -> str:
+    """Time and memory side by side, parts that are zero left out."""
+    left = _shares(time_s, 1.0)
+    right = _shares(memory_bytes, 1e9)
+    blank = ["", "", ""]
+    height = max(len(left), len(right))
+    left += [blank] * (height - len(left))
+    right += [blank] * (height - len(right))
+    rows = [[*a, *b] for a, b in zip(left, right, strict=True)]
+    return render(["time of a step", "s", "share", "memory at the peak", "GB", "share"], rows, left=(0, 3))
+
+
+def stage_label(layers: tuple[int, ...]) -> str:
+    """``8 x 10`` for equal stages, the list otherwise."""
+    if len(set(layers)) == 1:
+        return f"{len(layers)} x {layers[0]}"
+    return " ".join(map(str, layers))
+
+
+def part_name(name: str) -> str:
+    """A part's name without its unit."""
+    return name.removesuffix("_bytes").removesuffix("_s").replace("_", " ")
+
+
+def wrap(text: str, *, indent: int = 11) -> list[str]:
+    """Break a paragraph at 100 columns, later lines indented."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False) or [""]
+
+
+def _shares(parts: Mapping[str, float], unit: float) -> list[list[str]]:
+    total = sum(parts.values()) or 1.0
+    shown = sorted(((v, k) for k, v in parts.items() if v), key=lambda item: -abs(item[0]))
+    return [[part_name(k), number(v / unit), percent(v / total)] for v, k in shown]

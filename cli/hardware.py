@@ -1,0 +1,108 @@
+"""``meshwright hardware``: list the GPUs and clusters that ship, or describe one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from . import options as o
+from .output import print_json
+
+
+def hardware(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A GPU, a cluster, or a YAML file.")] = None,
+    as_json: o.JsonOpt = False,
+) -> None:
+    """List the GPUs and clusters that ship, or describe one with the source of each figure."""
+    if name is not None:
+        _describe(name, as_json)
+        return
+    from ..hardware_profiles.load import list_clusters, list_gpus, load_cluster, load_gpu
+
+    gpus = [load_gpu(n) for n in list_gpus()]
+    clusters = [load_cluster(n) for n in list_clusters()]
+    if as_json:
+        print_json({"gpus": [_gpu_facts(g) for g in gpus], "clusters": [_cluster_facts(c) for c in clusters]})
+        return
+    from .table import render
+
+    header = ["gpu", "vendor", "memory GB", "HBM TB/s", "bf16 TFLOP/s", "fp8", "fp4", "gemm figures"]
+    print(render(header, [_gpu_cells(g) for g in gpus], left=(0, 1, 7)))
+    print()
+    header = ["cluster", "gpu", "GPUs/node", "max nodes", "links: GPUs reached at GB/s each way"]
+    print(render(header, [_cluster_cells(c) for c in clusters], left=(0, 1, 4)))
+
+
+def _describe(name: str, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from ..hardware_profiles.load import list_clusters, load_cluster, load_gpu
+
+    is_cluster = name in list_clusters() or name.endswith((".yaml", ".yml"))
+    facts = asdict(load_cluster(name)) if is_cluster else asdict(load_gpu(name))
+    if as_json:
+        print_json(facts)
+        return
+    _print_tree(facts, 0)
+
+
+def _print_tree(value: dict[str, Any], depth: int) -> None:
+    for key, inner in value.items():
+        pad = "  " * depth
+        if isinstance(inner, dict) and inner:
+            print(f"{pad}{key}:")
+            _print_tree(inner, depth + 1)
+        elif isinstance(inner, (list, tuple)) and inner and isinstance(inner[0], dict):
+            print(f"{pad}{key}:")
+            for item in inner:
+                print(f"{pad}  - {', '.join(f'{k}={v}' for k, v in item.items())}")
+        elif inner not in ("", {}, ()):
+            print(f"{pad}{key}: {f'{inner:.6g}' if isinstance(inner, float) else inner}")
+
+
+def _gpu_facts(gpu: Any) -> dict[str, Any]:
+    return {
+        "name": gpu.name,
+        "vendor": gpu.vendor,
+        "architecture": gpu.architecture,
+        "memory_bytes": gpu.memory_bytes,
+        "hbm_bytes_per_s": gpu.hbm_bytes_per_s,
+        "peak_flops": dict(gpu.peak_flops),
+        "gemm_provenance": {k: str(c.provenance) for k, c in gpu.gemm.items()},
+    }
+
+
+def _gpu_cells(gpu: Any) -> list[str]:
+    peak = {k: f"{v / 1e12:,.0f}" for k, v in gpu.peak_flops.items()}
+    return [
+        gpu.name,
+        gpu.vendor,
+        f"{gpu.memory_bytes / 1e9:.1f}",
+        f"{gpu.hbm_bytes_per_s / 1e12:.2f}",
+        peak.get("bf16", "-"),
+        peak.get("fp8", "-"),
+        peak.get("fp4", "-"),
+        ", ".join(sorted({str(c.provenance) for c in gpu.gemm.values()})),
+    ]
+
+
+def _cluster_facts(cluster: Any) -> dict[str, Any]:
+    return {
+        "name": cluster.name,
+        "gpu": cluster.gpu.name,
+        "gpus_per_node": cluster.gpus_per_node,
+        "max_nodes": cluster.max_nodes,
+        "tiers": [{"kind": t.kind, "domain_gpus": t.domain_gpus, "bytes_per_s": t.bytes_per_s} for t in cluster.tiers],
+    }
+
+
+def _cluster_cells(cluster: Any) -> list[str]:
+    links = [f"{t.kind} {t.domain_gpus} at {t.bytes_per_s / 1e9:.0f}" for t in cluster.tiers]
+    return [
+        cluster.name,
+        cluster.gpu.name,
+        str(cluster.gpus_per_node),
+        str(cluster.max_nodes or "-"),
+        ", ".join(links),
+    ]

@@ -1,0 +1,147 @@
+"""From the words of a command line to a ``PlanningProblem``; loading and checking are the library's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..costmodels.load_model import load_model
+from ..costmodels.load_software import default_software, for_gpu, load_era
+from ..costmodels.software import Software
+from ..costmodels.parallel import ParallelConfig
+from ..costmodels.workload import Workload
+from ..hardware_profiles.errors import InvalidProblemError
+from ..hardware_profiles.load import load_cluster
+from ..hardware_profiles.types import Gpu
+from ..planner.problem import PlanningProblem
+from .parse import parse_count, parse_memory, parse_range, parse_words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What ``plan`` and ``estimate`` have in common, as typed by the user."""
+
+    model: str
+    cluster: str
+    seq_len: int
+    global_batch: int
+    nodes: str | None = None
+    gpus: int | None = None
+    framework: str = "megatron-lm"
+    software: str | None = None
+    precision: str = "bf16"
+    optimizer: str = "adam_fp32"
+    task: str = "pretrain"
+    lora_rank: int = 0
+    lora_targets: str = "attention"
+    max_memory: str | None = None
+    fit_confidence: float | None = None
+    tokens: str | None = None
+    price: float | None = None
+    objective: str = "throughput"
+    allow: Sequence[str] = ()
+    top: int = 10
+    pins: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    excludes: tuple[Mapping[str, int], ...] = ()
+
+
+def node_range(request: Request) -> tuple[int, int] | None:
+    """Return the range of ``--nodes``, ``None`` where ``--gpus`` or the cluster's own file gives the size."""
+    if request.nodes is not None and request.gpus is not None:
+        raise InvalidProblemError("--nodes and --gpus both size the cluster; give one of them.")
+    if request.nodes is None:
+        own_file = request.cluster.endswith((".yaml", ".yml"))  # a user's file states its own number of nodes
+        if request.gpus is None and not own_file:
+            raise InvalidProblemError("the size of the cluster is missing; give --nodes (hosts) or --gpus.")
+        return None
+    return parse_range(request.nodes, "--nodes")
+
+
+def build_problem(request: Request, *, nodes: int | None = None) -> PlanningProblem:
+    """Load what the request names and put the problem together.
+
+    Args:
+        nodes: hosts of one point of a range; default the only number in ``--nodes``.
+    """
+    if nodes is None:
+        span = node_range(request)
+        if span is not None and span[0] != span[1]:
+            raise InvalidProblemError(f"--nodes: '{request.nodes}' is a range; only `meshwright plan` sizes a run.")
+        nodes = span[0] if span else None
+    _check_task(request)
+    model = load_model(request.model)
+    cluster = load_cluster(request.cluster, nodes=nodes, gpus=request.gpus)
+    gpu = cluster.gpu
+    software = _software(request, gpu)
+    grad_bytes = load_era(software.name).grad_dtype_bytes.get(request.precision, 4.0)
+    workload = Workload(
+        seq_len=request.seq_len,
+        global_batch=request.global_batch,
+        task=request.task,
+        precision=request.precision,
+        optimizer=request.optimizer,
+        grad_dtype_bytes=grad_bytes,
+        lora_rank=request.lora_rank,
+        lora_targets=request.lora_targets,
+    )
+    optional: dict[str, Any] = {}
+    if request.max_memory is not None:
+        optional["max_memory_bytes"] = parse_memory(request.max_memory, "--max-memory", device_bytes=gpu.memory_bytes)
+    if request.fit_confidence is not None:
+        optional["fit_confidence"] = request.fit_confidence
+    if request.tokens is not None:
+        optional["tokens"] = parse_count(request.tokens, "--tokens")
+    if request.price is not None:
+        if request.price <= 0.0:
+            raise InvalidProblemError("--price: must be above zero dollars for a GPU hour.")
+        optional["price_per_gpu_hour"] = request.price
+    return PlanningProblem(
+        model=model,
+        cluster=cluster,
+        workload=workload,
+        software=software,
+        framework=request.framework,
+        objective=request.objective,
+        pins=request.pins,
+        excludes=request.excludes,
+        allow=parse_words(request.allow),
+        top=request.top,
+        **optional,
+    )
+
+
+def _software(request: Request, gpu: Gpu) -> Software:
+    if request.software is None:
+        return default_software(request.framework, gpu)
+    software = for_gpu(load_era(request.software), gpu.architecture)
+    fsdp = ("torchtitan", "pytorch")  # both run PyTorch's own FSDP2 and tensor parallelism
+    if request.framework not in ("any", software.framework) and not {request.framework, software.framework} <= set(fsdp):
+        raise InvalidProblemError(
+            f"--software {request.software} is a release of {software.framework}, not of --framework "
+            f"{request.framework}; name the same framework in both."
+        )
+    return software
+
+
+def _check_task(request: Request) -> None:
+    if request.task == "lora" and request.lora_rank < 1:
+        raise InvalidProblemError("--task lora needs --lora-rank, at least 1.")
+    if request.task != "lora" and request.lora_rank:
+        raise InvalidProblemError("--lora-rank goes with --task lora only.")
+    if request.objective == "cost" and request.price is None:
+        raise InvalidProblemError("--objective cost needs --price, dollars for a GPU hour.")
+
+
+def config_on_cluster(values: Mapping[str, int], problem: PlanningProblem) -> ParallelConfig:
+    """Complete the named fields: the release's defaults, then the data-parallel degree that fills the cluster."""
+    fields = {**problem.software.defaults, **values}
+    if "dp" not in fields:
+        inner = fields.get("tp", 1) * fields.get("cp", 1) * fields.get("pp", 1)
+        if problem.cluster.n_gpus % inner:
+            raise InvalidProblemError(
+                f"tp x cp x pp = {inner} does not divide the {problem.cluster.n_gpus} GPUs of {problem.cluster.name}; "
+                "change a degree, --nodes or --gpus."
+            )
+        fields["dp"] = problem.cluster.n_gpus // inner
+    return ParallelConfig(**fields)

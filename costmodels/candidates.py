@@ -1,0 +1,139 @@
+"""Many parallel configurations at once: one integer column per field of ``ParallelConfig``.
+
+A ``CandidateTable`` answers to the same attribute names as one ``ParallelConfig``, so the cost functions
+take either. ``unique_rows`` lets a cost that depends on few fields be computed once per distinct value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .parallel import CONFIG_FIELDS, ParallelConfig
+
+Column = NDArray[np.int64]
+
+
+class CandidateTable:
+    """Columns of equal length, one per ``ParallelConfig`` field.
+
+    Args:
+        columns: any subset of the fields; absent ones take the dataclass default
+            (``dp_shard`` defaults to ``dp * cp``). Scalars are broadcast.
+    """
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        unknown = set(columns) - set(CONFIG_FIELDS)
+        if unknown:
+            raise KeyError(f"unknown candidate columns: {sorted(unknown)}")
+        n = max((np.size(v) for v in columns.values()), default=0)
+        defaults = ParallelConfig()
+        out: dict[str, Column] = {}
+        for name in CONFIG_FIELDS:
+            value = columns.get(name, getattr(defaults, name))
+            out[name] = np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype=np.int64), (n,)))
+        if "dp_shard" not in columns:
+            out["dp_shard"] = out["dp"] * out["cp"]
+        else:
+            out["dp_shard"] = np.where(out["dp_shard"] == 0, out["dp"] * out["cp"], out["dp_shard"])
+        self._columns = out
+
+    @classmethod
+    def from_configs(cls, configs: Sequence[ParallelConfig]) -> CandidateTable:
+        """One row per configuration, in order."""
+        return cls({f: np.array([getattr(c, f) for c in configs], dtype=np.int64) for f in CONFIG_FIELDS})
+
+    def __getattr__(self, name: str) -> Column:
+        try:
+            return self._columns[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __len__(self) -> int:
+        return int(self._columns["tp"].shape[0])
+
+    @property
+    def columns(self) -> Mapping[str, Column]:
+        """All columns by field name."""
+        return self._columns
+
+    @property
+    def world_size(self) -> Column:
+        """GPUs of each candidate."""
+        return self.tp * self.cp * self.pp * self.dp
+
+    def take(self, index: Any) -> CandidateTable:
+        """Rows by index array, mask or slice."""
+        return CandidateTable({k: v[index] for k, v in self._columns.items()})
+
+    def row(self, i: int) -> ParallelConfig:
+        """Row ``i`` as a configuration."""
+        return ParallelConfig(**{k: int(v[i]) for k, v in self._columns.items()})
+
+    def with_columns(self, **columns: Any) -> CandidateTable:
+        """A copy with some columns replaced."""
+        return CandidateTable({**self._columns, **columns})
+
+
+#: Largest table of slots that ``unique_rows`` uses instead of sorting.
+_MAX_SLOTS = 1 << 23
+
+
+def _dense_codes(column: Any) -> tuple[NDArray[np.int64], int]:
+    """Number the distinct values of a non-negative integer column 0..k-1 without sorting it."""
+    col = np.asarray(column, dtype=np.int64)
+    present = np.zeros(int(col.max(initial=0)) + 1, dtype=np.int64)
+    present[col] = 1
+    codes = np.cumsum(present) - 1
+    return codes[col], int(codes[-1]) + 1
+
+
+def unique_rows(columns: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct combinations of non-negative integer columns.
+
+    Returns:
+        ``(first, inverse)``: row numbers of one representative of each combination, and for every
+        row the number of its combination, so that ``f(col[first])[inverse]`` equals ``f(col)``.
+    """
+    key = np.zeros(np.shape(columns[0]), dtype=np.int64)
+    span = 1
+    for col in columns:
+        codes, n = _dense_codes(col)
+        if n > 1:
+            key = key * n + codes
+            span *= n
+    if span > _MAX_SLOTS:
+        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        return first.astype(np.int64), inverse.astype(np.int64)
+    slot = np.full(span, -1, dtype=np.int64)
+    slot[key[::-1]] = np.arange(key.size - 1, -1, -1)  # the first occurrence wins
+    used = np.flatnonzero(slot >= 0)
+    number = np.empty(span, dtype=np.int64)
+    number[used] = np.arange(used.size)
+    return slot[used], number[key]
+
+
+def _take(value: Any, index: NDArray[np.int64]) -> Any:
+    """Rows of every array in a (nested) dataclass or tuple; scalars stay."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(*(_take(getattr(value, f.name), index) for f in fields(value)))
+    if isinstance(value, tuple):
+        return tuple(_take(v, index) for v in value)
+    return value[index] if np.ndim(value) else value
+
+
+def factored(cost: Callable[[Any], Any], c: Any, names: Sequence[str]) -> Any:
+    """``cost(c)`` for a cost that depends on the fields ``names`` only, computed once per distinct combination.
+
+    One configuration and short tables are passed through, so both ways give the same numbers.
+    """
+    if not isinstance(c, CandidateTable) or len(c) < 256:
+        return cost(c)
+    first, inverse = unique_rows([c.columns[n] for n in names])
+    return _take(cost(c.take(first)), inverse)

@@ -1,0 +1,258 @@
+"""Time of one transformer layer on one rank for one micro-batch, forward and backward, in named parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..hardware_profiles.types import Cluster, Gpu
+from . import ops
+from .compute import attention_time_s, gemm_time_s, grouped_gemm_time_s, memory_bound_time_s
+from .model_spec import ModelSpec
+from .parallel import CpComm, Recompute
+from .parallelism.context import cp_layer_s
+from .parallelism.expert import dispatch_s, expert_load
+from .parallelism.tensor import tp_block_s
+from .software import Software
+from .workload import Workload
+
+
+@dataclass(slots=True)
+class LayerTime:
+    """Seconds and kernel counts of one layer and micro-batch.
+
+    Attributes:
+        forward_s, backward_s, recompute_s: device time of kernels (backward without recomputation).
+        kernels: launched forward (backward launches twice, recomputation once more of its part);
+        recompute_kernels: those of the recomputed part.
+        tp_forward_s ... ep_backward_s: exposed collectives; ``*_recompute_s``: those repeated by recomputation.
+    """
+
+    forward_s: Any
+    backward_s: Any
+    recompute_s: Any
+    kernels: Any
+    recompute_kernels: Any
+    tp_forward_s: Any
+    tp_backward_s: Any
+    tp_recompute_s: Any
+    cp_forward_s: Any
+    cp_backward_s: Any
+    cp_recompute_s: Any
+    ep_forward_s: Any
+    ep_backward_s: Any
+    ep_recompute_s: Any
+
+
+@dataclass(slots=True)
+class _Part:
+    """Device time of one part of a layer: forward, backward."""
+
+    forward_s: Any
+    backward_s: Any
+
+
+def matmuls_s(gpu: Gpu, workload: Workload, software: Software, tokens: Any, matmuls: list[ops.Matmul]) -> _Part:
+    """Forward GEMMs, and per GEMM its input gradient and weight gradient in backward.
+
+    LoRA: frozen weights have no weight gradient; adapted ones add the two thin products of the adapter and their
+    gradients.
+    """
+    kind, derate = workload.gemm_type, software.coefficient("gemm_derate")
+    forward: Any = 0.0
+    backward: Any = 0.0
+    for mm in matmuls:
+        forward = forward + gemm_time_s(gpu, kind, tokens, mm.n, mm.k)
+        backward = backward + gemm_time_s(gpu, kind, tokens, mm.k, mm.n)
+        if ops.trainable_weight(workload, mm.target):
+            backward = backward + gemm_time_s(gpu, kind, mm.n, mm.k, tokens)
+        if ops.lora_on(workload, mm.target):
+            r = workload.lora_rank
+            adapter = gemm_time_s(gpu, "bf16", tokens, r, mm.k) + gemm_time_s(gpu, "bf16", tokens, mm.n, r)
+            forward = forward + adapter
+            backward = backward + 2 * adapter
+    return _Part(forward / derate, backward / derate)
+
+
+def attention_s(
+    gpu: Gpu, model: ModelSpec, workload: Workload, software: Software, c: Any, micro: Any, *, backward: bool
+) -> Any:
+    """Core attention of one layer (mean over full and sliding-window layers)."""
+    a = model.attention
+    dtype = "bf16" if workload.gemm_type in ("fp8", "fp4") else workload.gemm_type
+    ulysses = c.cp_comm == CpComm.ULYSSES
+    head_split = c.tp * np.where(ulysses, c.cp, 1)
+    seq_q = workload.seq_len / np.where(ulysses, 1, c.cp)
+
+    def one(window: int) -> Any:
+        return attention_time_s(
+            gpu,
+            software.attention,
+            dtype,
+            batch=micro,
+            seq_q=seq_q,
+            seq_kv=workload.seq_len,
+            n_heads=a.n_heads / head_split,
+            n_kv_heads=np.maximum(a.n_kv_heads / head_split, 1),
+            head_dim=a.head_dim,
+            v_head_dim=a.v_head_dim,
+            # context ranks hold queries spread over the whole sequence: on average half of all keys
+            causal=np.where(ulysses, 1, c.cp),
+            window=window,
+            backward=backward,
+        )
+
+    share = a.windowed_layers / model.n_layers if a.window and a.window < workload.seq_len else 0.0
+    time = one(0) * (1 - share) + (one(a.window) * share if share else 0.0)
+    return time / software.coefficient("attention_derate")
+
+
+def layer_time(
+    cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any, *, moe: bool
+) -> LayerTime:
+    """One dense or sparse layer. ``c``: one configuration or a table."""
+    gpu = cluster.gpu
+    width = workload.activation_bytes
+    tokens = c.micro_batch_size * workload.seq_len / c.cp
+    elementwise = _elementwise(gpu, software)
+    a_mm = ops.attention_matmuls(model, c.tp)
+    projections = matmuls_s(gpu, workload, software, tokens, a_mm)
+    core_f = attention_s(gpu, model, workload, software, c, c.micro_batch_size, backward=False)
+    core_b = attention_s(gpu, model, workload, software, c, c.micro_batch_size, backward=True)
+    a_bytes = ops.attention_elementwise_bytes(model, software, c, tokens, width)
+    a_cast = elementwise(ops.fp8_cast_bytes(workload, tokens, a_mm), 0)
+    a_light = elementwise(a_bytes, 4)
+    attention = _Part(
+        projections.forward_s + core_f + a_light + a_cast,
+        projections.backward_s + core_b + 1.5 * a_light + a_cast,
+    )
+    tp_f, tp_b = tp_block_s(cluster, model.hidden, tokens, width, c)
+    show = np.where(c.tp_overlap == 1, 1.0 - software.coefficient("tp_overlap"), 1.0) / software.coefficient(
+        "comm_derate"
+    )
+    tp_f, tp_b = tp_f * show, tp_b * show
+    cp_f = cp_layer_s(cluster, model, tokens, width, core_f, c, backward=False)
+    cp_b = cp_layer_s(cluster, model, tokens, width, core_b, c, backward=True)
+    if moe:
+        ffn, up_f, norm_act_f, ep_one, tp_blocks = _moe_ffn(cluster, model, workload, software, c, tokens)
+    else:
+        ffn, up_f, norm_act_f = _dense_ffn(gpu, model, workload, software, c, tokens, model.ffn_hidden / c.tp)
+        ep_one, tp_blocks = 0.0 * tokens, 2.0
+    ep_one = ep_one / software.coefficient("comm_derate")
+    kernels = ops.kernels_per_layer(model, workload, software, moe=moe, c=c)
+
+    mask = c.recompute
+
+    def has(bit: Recompute) -> Any:
+        return (mask & int(bit)) != 0
+
+    full = has(Recompute.FULL)
+    rc_ffn = has(Recompute.FFN)
+    part = np.where(has(Recompute.CORE_ATTENTION), core_f, 0.0)
+    part = part + np.where(has(Recompute.NORM), norm_act_f[0], 0.0)
+    part = part + np.where(has(Recompute.FFN_ACTIVATION) & ~rc_ffn, norm_act_f[1], 0.0)
+    part = part + np.where(has(Recompute.MLA_UP_PROJECTION), _mla_up_s(gpu, model, workload, software, c, tokens), 0.0)
+    part = part + np.where(rc_ffn, up_f + norm_act_f[1] + (ffn.forward_s - up_f if moe else 0.0), 0.0)
+    forward = attention.forward_s + ffn.forward_s
+    return LayerTime(
+        forward_s=forward,
+        backward_s=attention.backward_s + ffn.backward_s,
+        recompute_s=np.where(full, forward, part),
+        kernels=kernels,
+        recompute_kernels=np.where(full, kernels, np.where(mask > 0, 3.0, 0.0)),
+        tp_forward_s=tp_blocks * tp_f,
+        tp_backward_s=tp_blocks * tp_b,
+        tp_recompute_s=np.where(full, tp_blocks * tp_f, 0.0),
+        cp_forward_s=cp_f,
+        cp_backward_s=cp_b,
+        cp_recompute_s=np.where(full | has(Recompute.CORE_ATTENTION), cp_f, 0.0),
+        ep_forward_s=2 * ep_one,
+        ep_backward_s=2 * ep_one,
+        ep_recompute_s=np.where(full | (rc_ffn & moe), 2 * ep_one, 0.0),
+    )
+
+
+def _elementwise(gpu: Gpu, software: Software) -> Callable[[Any, Any], Any]:
+    derate = software.coefficient("memory_derate")
+
+    def time_s(n_bytes: Any, kernels: Any) -> Any:
+        return memory_bound_time_s(gpu, n_bytes, kernels) / derate
+
+    return time_s
+
+
+def _dense_ffn(
+    gpu: Gpu, model: ModelSpec, workload: Workload, software: Software, c: Any, tokens: Any, inner: Any
+) -> tuple[_Part, Any, tuple[Any, Any]]:
+    """Feed-forward of per-rank width ``inner``: its time, that of the up-projection, of norm and activation."""
+    elementwise = _elementwise(gpu, software)
+    width = workload.activation_bytes
+    mm = ops.ffn_matmuls(model, inner)
+    up = matmuls_s(gpu, workload, software, tokens, mm[:1])
+    down = matmuls_s(gpu, workload, software, tokens, mm[1:])
+    light = elementwise(ops.ffn_elementwise_bytes(model, software, c, tokens, inner, width), 3)
+    cast = elementwise(ops.fp8_cast_bytes(workload, tokens, mm), 0)
+    activation = elementwise((3 if model.gated_ffn else 2) * width * tokens * inner, 1)
+    norm = elementwise(2 * width * tokens * model.hidden / np.where(c.sequence_parallel == 1, c.tp, 1), 1)
+    part = _Part(
+        up.forward_s + down.forward_s + light + cast,
+        up.backward_s + down.backward_s + 1.5 * light + cast,
+    )
+    return part, up.forward_s, (2 * norm, activation)
+
+
+def _moe_ffn(
+    cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any, tokens: Any
+) -> tuple[_Part, Any, tuple[Any, Any], Any, Any]:
+    """Router, permutation, routed and shared experts; also one dispatch's time and the TP blocks of the layer."""
+    gpu, moe = cluster.gpu, model.moe
+    if moe is None:
+        raise ValueError("a sparse layer needs a model with experts")
+    elementwise = _elementwise(gpu, software)
+    width, kind = workload.activation_bytes, workload.gemm_type
+    load = expert_load(model, workload, tokens, c)
+    per_expert = load.routed * c.ep / moe.n_experts
+    derate = software.coefficient("gemm_derate")
+    mm = ops.ffn_matmuls(model, load.inner)
+    forward: Any = 0.0
+    backward: Any = 0.0
+    up_f: Any = 0.0
+    for one in mm:
+        f = grouped_gemm_time_s(gpu, kind, per_expert, load.local_experts, one.n, one.k)
+        dgrad = grouped_gemm_time_s(gpu, kind, per_expert, load.local_experts, one.k, one.n)
+        forward = forward + f / derate
+        # the weight gradient contracts over the expert's tokens: same FLOPs as the input gradient
+        backward = backward + (2.0 if workload.task != "lora" else 1.0) * dgrad / derate
+        up_f = f / derate if one is mm[0] else up_f
+    router = gemm_time_s(
+        gpu, "bf16" if "bf16" in gpu.peak_flops else "fp16", load.entering, moe.n_experts, model.hidden
+    )
+    # permute and unpermute: every copy is read and written once on each side of both all-to-alls
+    copies = load.routed / c.etp
+    permute = elementwise(8.0 * width * copies * model.hidden, 6)
+    activation = elementwise((3 if model.gated_ffn else 2) * width * load.routed * load.inner, 1)
+    split = np.where(c.sequence_parallel == 1, c.tp, 1)
+    norm = elementwise(2 * width * tokens * model.hidden / split, 1)
+    residual = elementwise(3 * width * tokens * model.hidden / split, 1)
+    cast = elementwise(ops.fp8_cast_bytes(workload, load.routed, mm), 0)
+    light = permute + activation + norm + residual + cast
+    part = _Part(forward + router + light, backward + 2 * router + 1.5 * light)
+    tp_blocks: Any = 1.0
+    if moe.shared_ffn_hidden:
+        shared, _, _ = _dense_ffn(gpu, model, workload, software, c, tokens, moe.shared_ffn_hidden / c.tp)
+        part = _Part(part.forward_s + shared.forward_s, part.backward_s + shared.backward_s)
+        tp_blocks = 2.0
+    # without sequence parallelism every tp rank needs all tokens back: the block's all-reduce stays
+    tp_blocks = np.where(c.sequence_parallel == 1, tp_blocks, 2.0)
+    ep_one = dispatch_s(cluster, model, load, width, c)
+    return part, up_f, (2 * norm, activation), ep_one, tp_blocks
+
+
+def _mla_up_s(gpu: Gpu, model: ModelSpec, workload: Workload, software: Software, c: Any, tokens: Any) -> Any:
+    if model.attention.kind != "mla":
+        return 0.0 * tokens
+    ups = [m for m in ops.attention_matmuls(model, c.tp) if m.name in ("q_up", "kv_up")]
+    return matmuls_s(gpu, workload, software, tokens, ups).forward_s

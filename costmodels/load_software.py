@@ -1,0 +1,317 @@
+"""Framework eras: reading ``software/*.yaml``, choosing one for a user or for a published run, exact round trip.
+
+An era is a framework in the form in which it ran in a span of releases. Its file states what the release
+does when the user says nothing (each with a source) and, once calibrated, the few coefficients of
+``software.COEFFICIENTS`` with the fit's error and the hashes of the rows that it saw.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..hardware_profiles.errors import InvalidProblemError, did_you_mean
+from ..hardware_profiles.types import Fit, Gpu, Provenance
+from .parallel import CONFIG_FIELDS
+from .software import COEFFICIENTS, Software
+
+_FOLDER = Path(__file__).resolve().parent / "software"
+_ATTENTION = ("unfused", "flash1", "flash2", "flash3", "cudnn")
+_FRAMEWORKS = ("megatron-lm", "torchtitan", "deepspeed", "pytorch", "jax", "internevo", "paddle", "oneflow")
+_KEYS = {
+    "name",
+    "framework",
+    "release",
+    "attention",
+    "attention_by_architecture",
+    "fused_elementwise",
+    "fused_loss",
+    "cuda_graphs",
+    "grad_dtype_bytes",
+    "coefficients",
+    "defaults",
+    "match",
+    "fit",
+    "sources",
+    "notes",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Era:
+    """One file of ``software/``: the ``Software`` and what is needed to choose it.
+
+    Attributes:
+        software: as the cost functions take it (attention kernel of the youngest GPUs it names).
+        attention_by_architecture: kernels that replace ``software.attention`` on some GPU generations.
+        grad_dtype_bytes: width of the reduced gradient by precision (``bf16``, ``fp16`` ...).
+        pattern: regular expression on the text of a framework column (lower case).
+        words: regular expression on other text of a run, used only where no framework is stated.
+        option: ``compile``, ``eager`` ... where a release has two ways of running with an era each.
+        years: first and last year that it stands for.
+        seen_rows: hashes (``row_sha256``) of the runs that its coefficients were fitted on.
+        sources: where each stated fact comes from.
+    """
+
+    software: Software
+    attention_by_architecture: Mapping[str, str]
+    grad_dtype_bytes: Mapping[str, float]
+    pattern: str
+    words: str
+    option: str
+    years: tuple[int, int]
+    seen_rows: frozenset[str]
+    sources: Mapping[str, str]
+
+
+def _require(ok: bool, path: Path, message: str) -> None:
+    if not ok:
+        raise InvalidProblemError(f"{path.name}: {message}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        where = str(error).splitlines()[0]
+        raise InvalidProblemError(f"{path.name} cannot be read as a software profile: {where}.") from None
+    _require(isinstance(data, dict), path, "a software profile is a mapping of keys, such as name and framework.")
+    unknown = sorted(set(data) - _KEYS)
+    if unknown:
+        raise InvalidProblemError(f"{path.name}: unknown key {unknown[0]!r}.{did_you_mean(str(unknown[0]), _KEYS)}")
+    return dict(data)
+
+
+def _checked_coefficients(data: Mapping[str, Any], path: Path) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for name, value in data.items():
+        if name not in COEFFICIENTS:
+            raise InvalidProblemError(f"{path.name}: unknown coefficient {name!r}.{did_you_mean(name, COEFFICIENTS)}")
+        _, low, high, _ = COEFFICIENTS[name]
+        ok = isinstance(value, int | float) and low <= float(value) <= high
+        _require(ok, path, f"coefficient {name} must be a number between {low:g} and {high:g}, not {value!r}.")
+        out[name] = float(value)
+    return out
+
+
+def _checked_defaults(data: Mapping[str, Any], path: Path) -> dict[str, int]:
+    for name, value in data.items():
+        if name not in CONFIG_FIELDS:
+            raise InvalidProblemError(f"{path.name}: unknown default {name!r}.{did_you_mean(name, CONFIG_FIELDS)}")
+        _require(isinstance(value, int), path, f"default {name} must be an integer code, not {value!r}.")
+    return {k: int(v) for k, v in data.items()}
+
+
+def read_era(path: Path) -> Era:
+    """Read and check one software profile.
+
+    Raises:
+        InvalidProblemError: unreadable file, unknown key or value out of its physical bounds.
+    """
+    d = _read(path)
+    for key in ("name", "framework", "release", "attention"):
+        _require(isinstance(d.get(key), str), path, f"key {key!r} is missing or not a text.")
+    _require(d["framework"] in _FRAMEWORKS, path, f"framework must be one of {', '.join(_FRAMEWORKS)}.")
+    by_arch = dict(d.get("attention_by_architecture") or {})
+    for kernel in (d["attention"], *by_arch.values()):
+        _require(kernel in _ATTENTION, path, f"attention must be one of {', '.join(_ATTENTION)}, not {kernel!r}.")
+    fit_data = d.get("fit") or {}
+    coefficients = _checked_coefficients(d.get("coefficients") or {}, path)
+    match = d.get("match") or {}
+    years = match.get("years") or [0, 9999]
+    fit = None
+    if fit_data:
+        fit = Fit(**{k: v for k, v in fit_data.items() if k in ("source", "n_rows", "mape", "rows_sha256")})
+    software = Software(
+        name=d["name"],
+        framework=d["framework"],
+        release=d["release"],
+        attention=d["attention"],
+        fused_elementwise=bool(d.get("fused_elementwise", True)),
+        fused_loss=bool(d.get("fused_loss", False)),
+        cuda_graphs=bool(d.get("cuda_graphs", False)),
+        coefficients=coefficients,
+        defaults=_checked_defaults(d.get("defaults") or {}, path),
+        provenance=Provenance.FITTED if coefficients else Provenance.DATASHEET,
+        fit=fit,
+        notes=str(d.get("notes", "")).strip(),
+    )
+    return Era(
+        software=software,
+        attention_by_architecture=by_arch,
+        grad_dtype_bytes={k: float(v) for k, v in (d.get("grad_dtype_bytes") or {}).items()},
+        pattern=str(match.get("framework", "")),
+        words=str(match.get("words", "")),
+        option=str(match.get("options", "")),
+        years=(int(years[0]), int(years[1])),
+        seen_rows=frozenset(fit_data.get("seen_rows", ())),
+        sources=dict(d.get("sources") or {}),
+    )
+
+
+@cache
+def _shipped() -> dict[str, Era]:
+    eras = (read_era(path) for path in sorted(_FOLDER.glob("*.yaml")))
+    return {era.software.name: era for era in eras}
+
+
+def list_software() -> list[str]:
+    """Names of the shipped eras, sorted."""
+    return sorted(_shipped())
+
+
+def load_era(name: str) -> Era:
+    """One era by name, or from a user's YAML file when ``name`` ends in ``.yaml``/``.yml``.
+
+    Raises:
+        InvalidProblemError: no such era or file.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise InvalidProblemError(f"no software profile at {name}; give the path of a YAML file or an era's name.")
+        return read_era(path)
+    eras = _shipped()
+    if name not in eras:
+        raise InvalidProblemError(f"unknown software {name!r}.{did_you_mean(name, eras)}")
+    return eras[name]
+
+
+def load_software(name: str) -> Software:
+    """The ``Software`` of one era (see ``load_era``)."""
+    return load_era(name).software
+
+
+def for_gpu(era: Era, architecture: str) -> Software:
+    """The era's software with the attention kernel that it runs on this GPU generation."""
+    kernel = era.attention_by_architecture.get(architecture, era.software.attention)
+    return era.software if kernel == era.software.attention else _with(era.software, attention=kernel)
+
+
+def _with(software: Software, **changes: Any) -> Software:
+    return software_from_dict({**software_to_dict(software), **changes})
+
+
+#: current era of each framework that a user can name.
+_CURRENT = {
+    "megatron-lm": "megatron-core-2025",
+    "torchtitan": "torchtitan-2025",
+    "deepspeed": "deepspeed-2025",
+    "pytorch": "torchtitan-2025",
+    "any": "megatron-core-2025",
+    "jax": "paxml-2023",
+}
+
+
+def default_software(framework: str, gpu: Gpu) -> Software:
+    """The current release of a framework on a GPU.
+
+    Raises:
+        InvalidProblemError: a framework that meshwright does not know.
+    """
+    if framework not in _CURRENT:
+        raise InvalidProblemError(f"unknown framework {framework!r}.{did_you_mean(framework, _CURRENT)}")
+    return for_gpu(load_era(_CURRENT[framework]), gpu.architecture)
+
+
+def software_for_run(
+    framework: str, year: int | None, architecture: str, words: str = "", option: str = ""
+) -> tuple[Software, Era, str | None]:
+    """The era of a published run, from what its table says.
+
+    Args:
+        framework: text of the framework column (may be empty).
+        year: year of the run, if stated.
+        architecture: GPU generation (``volta``, ``ampere``, ``hopper`` ...).
+        words: other text of the row (source name, model, notes), looked into where ``framework`` is empty.
+        option: way of running (``compile`` or ``eager``) where an era exists for each.
+
+    Returns:
+        The software with its attention kernel for this GPU, its era, and why it had to be assumed
+        (``None`` if the framework is named and one era matches it).
+    """
+    text, named = framework.lower(), bool(framework.strip())
+    known = [e for e in _shipped().values() if not option or e.option in ("", option)]
+    if named:
+        eras = [e for e in known if e.pattern and re.search(e.pattern, text)]
+    else:
+        eras = []
+    if not eras:
+        named = False
+        eras = [e for e in known if e.words and re.search(e.words, words.lower())]
+    if eras and year is not None:
+        inside = [e for e in eras if e.years[0] <= year <= e.years[1]]
+        eras = inside or sorted(eras, key=lambda e: min(abs(e.years[0] - year), abs(e.years[1] - year)))[:1]
+    if not eras:
+        best = load_era(_era_by_age(year, architecture))
+        said = f"framework {framework[:40]!r} has no era" if framework.strip() else "framework not stated"
+        return for_gpu(best, architecture), best, f"{said}, taken as {best.software.name}"
+    best = max(eras, key=lambda e: (_match_length(e, text if named else words.lower(), named), -e.years[0]))
+    said = f"framework {framework[:40]!r}" if framework.strip() else "framework not stated,"
+    why = None if named else f"{said} read as {best.software.name}"
+    return for_gpu(best, architecture), best, why
+
+
+def _match_length(era: Era, text: str, named: bool) -> int:
+    """Length of the longest piece of the text that the era's pattern explains (a tie-break: specific first)."""
+    pattern = era.pattern if named else era.words
+    return max((len(m.group(0)) for m in re.finditer(pattern, text)), default=0)
+
+
+def _era_by_age(year: int | None, architecture: str) -> str:
+    """Megatron of the time: by year if stated, otherwise by what the GPU generation usually ran."""
+    if year is None:
+        return {"volta": "megatron-lm-2021", "ampere": "megatron-lm-2022"}.get(architecture, "megatron-core-2025")
+    if year <= 2021:
+        return "megatron-lm-2021"
+    if year <= 2023:
+        return "megatron-lm-2022"
+    return "megatron-lm-2024" if year == 2024 else "megatron-core-2025"
+
+
+def software_to_dict(software: Software) -> dict[str, Any]:
+    """A plain dictionary that ``software_from_dict`` turns back into an equal value."""
+    fit = software.fit
+    return {
+        "name": software.name,
+        "framework": software.framework,
+        "release": software.release,
+        "attention": software.attention,
+        "fused_elementwise": software.fused_elementwise,
+        "fused_loss": software.fused_loss,
+        "cuda_graphs": software.cuda_graphs,
+        "coefficients": dict(software.coefficients),
+        "defaults": dict(software.defaults),
+        "provenance": str(software.provenance),
+        "fit": None
+        if fit is None
+        else {
+            "source": fit.source,
+            "n_rows": fit.n_rows,
+            "mape": fit.mape,
+            "rows_sha256": fit.rows_sha256,
+            "borrowed_from": fit.borrowed_from,
+        },
+        "notes": software.notes,
+    }
+
+
+def software_from_dict(data: Mapping[str, Any]) -> Software:
+    """Inverse of ``software_to_dict``.
+
+    Raises:
+        InvalidProblemError: a key is unknown or missing.
+    """
+    d = dict(data)
+    try:
+        d["provenance"] = Provenance(d.get("provenance", "datasheet"))
+        d["fit"] = Fit(**d["fit"]) if d.get("fit") else None
+        return Software(**d)
+    except (TypeError, ValueError) as error:
+        raise InvalidProblemError(f"software of the plan cannot be read: {error}.") from None

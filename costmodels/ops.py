@@ -1,0 +1,137 @@
+"""Operators of one transformer layer on one rank for one micro-batch: matrix shapes, bytes moved, kernels launched.
+
+``tokens`` is the number of tokens of the micro-batch that the rank's linear layers see,
+``micro_batch_size * seq_len / cp``. Weights are split over ``tp`` (Megatron's column/row scheme), norms and
+residuals over ``tp`` too where sequence parallelism is on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .model_spec import ModelSpec
+from .software import Software
+from .workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Matmul:
+    """Y[m, n] = X[m, k] W[k, n]; ``m`` is implied by the caller (tokens).
+
+    Attributes:
+        n, k: per-rank widths (scalars or arrays); column: split over the output (its input is whole).
+        target: LoRA target group, ``attention`` or ``ffn``.
+    """
+
+    name: str
+    n: Any
+    k: Any
+    target: str = "attention"
+
+
+def attention_matmuls(model: ModelSpec, tp: Any) -> list[Matmul]:
+    """Projections of attention. KV heads fewer than tp are replicated (Megatron's rule)."""
+    a, h = model.attention, model.hidden
+    heads = a.n_heads / tp
+    if a.kind == "mla":
+        nope = a.head_dim - a.qk_rope_head_dim
+        q = (
+            [Matmul("q_down", a.q_lora_rank, h), Matmul("q_up", heads * a.head_dim, a.q_lora_rank)]
+            if a.q_lora_rank
+            else [Matmul("q", heads * a.head_dim, h)]
+        )
+        return [
+            *q,
+            Matmul("kv_down", a.kv_lora_rank + a.qk_rope_head_dim, h),
+            Matmul("kv_up", heads * (nope + a.v_head_dim), a.kv_lora_rank),
+            Matmul("attention_out", h, heads * a.v_head_dim),
+        ]
+    kv_heads = np.maximum(a.n_kv_heads / tp, 1.0)
+    return [
+        Matmul("qkv", (heads + 2 * kv_heads) * a.head_dim, h),
+        Matmul("attention_out", h, heads * a.v_head_dim),
+    ]
+
+
+def ffn_matmuls(model: ModelSpec, inner: Any) -> list[Matmul]:
+    """Up (with gate where gated) and down projection of a feed-forward of per-rank width ``inner``."""
+    up = (2 if model.gated_ffn else 1) * inner
+    return [Matmul("ffn_up", up, model.hidden, "ffn"), Matmul("ffn_down", model.hidden, inner, "ffn")]
+
+
+def trainable_weight(workload: Workload, target: str) -> bool:
+    """Whether a linear of this LoRA target group has a weight gradient."""
+    return workload.task != "lora"
+
+
+def lora_on(workload: Workload, target: str) -> bool:
+    """Whether linears of this group carry an adapter."""
+    return workload.task == "lora" and (workload.lora_targets == "all" or target == "attention")
+
+
+def attention_elementwise_bytes(model: ModelSpec, software: Software, c: Any, tokens: Any, width: float) -> Any:
+    """Forward bytes of the attention half: norm (read, write), rotary (read, write), residual add (2 reads, write).
+
+    ``width``: bytes of an element. An unfused stack passes over bias, dropout and transposes separately: about
+    twice the traffic. Dropout masks add one byte per element.
+    """
+    a = model.attention
+    split = np.where(c.sequence_parallel == 1, c.tp, 1)
+    norm = 2 * width * tokens * model.hidden / split
+    residual = (3 * width + (1 if model.dropout else 0)) * tokens * model.hidden / split
+    qk = tokens * (a.n_heads + np.maximum(a.n_kv_heads, c.tp)) * a.head_dim / c.tp
+    rotary = 0.0 if model.learned_positions else 2 * width * qk
+    inner_norm = 2 * width * qk if a.qk_norm else 0.0
+    latent = 4 * width * tokens * (a.q_lora_rank + a.kv_lora_rank) if a.kind == "mla" else 0.0
+    concat = 4 * width * qk if a.kind == "mla" else 0.0  # joining rope and non-rope parts of q and k
+    total = norm + residual + rotary + inner_norm + latent + concat
+    return total * (1.0 if software.fused_elementwise else 2.0)
+
+
+def ffn_elementwise_bytes(model: ModelSpec, software: Software, c: Any, tokens: Any, inner: Any, width: float) -> Any:
+    """Forward bytes of the feed-forward half: norm, residual, activation (gated: read 2 write 1, else 1 and 1)."""
+    split = np.where(c.sequence_parallel == 1, c.tp, 1)
+    norm = 2 * width * tokens * model.hidden / split
+    residual = (3 * width + (1 if model.dropout else 0)) * tokens * model.hidden / split
+    activation = (3 if model.gated_ffn else 2) * width * tokens * inner
+    return (norm + residual + activation) * (1.0 if software.fused_elementwise else 2.0)
+
+
+def fp8_cast_bytes(workload: Workload, tokens: Any, matmuls: list[Matmul]) -> Any:
+    """Bytes of quantising each linear's input (read 16 bit, write 8 bit and its transpose); 0 without FP8/FP4."""
+    if workload.precision not in ("fp8", "mxfp8", "nvfp4"):
+        return 0.0
+    return sum((4.0 * tokens * mm.k for mm in matmuls), start=0.0)
+
+
+def weight_cast_bytes(workload: Workload, weights: Any) -> Any:
+    """Bytes of casting 16-bit weights to FP8 and their transpose, once per step and micro-batch pass."""
+    if workload.precision not in ("fp8", "mxfp8", "nvfp4") or workload.fp8_params:
+        return 0.0
+    return 4.0 * weights
+
+
+def kernels_per_layer(model: ModelSpec, workload: Workload, software: Software, *, moe: bool, c: Any) -> Any:
+    """Kernels launched in one layer's forward (backward launches about twice as many).
+
+    Counted from the operator list: norms, projections, attention (one fused kernel, or batched GEMMs, scale-mask-
+    softmax, dropout and transposes), residual adds, activation; TP collectives; router, permutation and
+    all-to-all of sparse layers; casts of FP8 recipes. Leaves out autograd bookkeeping.
+    """
+    n = 2 + 2 + 2 + (0 if model.learned_positions else 2)  # norms, projections, residual adds, rotary
+    n += 1 if software.attention != "unfused" else 6
+    n += 6 if model.attention.kind == "mla" else 0
+    n += 2 if model.attention.qk_norm else 0
+    n += 0 if software.fused_elementwise else 8
+    if moe:
+        n += 14 + (3 if model.moe is not None and model.moe.shared_ffn_hidden else 0)
+    else:
+        n += 3
+    if workload.precision in ("fp8", "mxfp8", "nvfp4"):
+        n += 10
+    if workload.task == "lora":
+        n += 8 if workload.lora_targets == "attention" else 16
+    return n + np.where(c.tp > 1, np.where(c.sequence_parallel == 1, 4, 2), 0) + np.where(c.cp > 1, c.cp, 0)

@@ -1,0 +1,150 @@
+"""Pipeline parallelism: which stage holds what, transfers between stages, and what the pipeline adds to a step.
+
+Three kinds of stage are told apart: the first (embedding), the middle ones, the last (final norm, head, loss).
+With ``pp == 1`` the first stage holds everything and the others do not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...hardware_profiles.types import Cluster
+from ..collectives import p2p_time_s
+from ..model_spec import ModelSpec
+from ..parallel import LayerSplit, ParallelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """A quantity per kind of stage; ``mid`` is the fullest of the middle stages.
+
+    Attributes:
+        n_mid: number of middle stages; has_last: 1 where ``pp >= 2``.
+        mid_mean: mean over the middle stages (sums need it where layers are uneven).
+    """
+
+    first: Any
+    mid: Any
+    last: Any
+    mid_mean: Any
+    n_mid: Any
+    has_last: Any
+
+    def busiest(self) -> Any:
+        """Largest value over the stages that exist."""
+        mid = np.where(self.n_mid > 0, self.mid, -np.inf)
+        return np.maximum(np.maximum(self.first, mid), np.where(self.has_last > 0, self.last, -np.inf))
+
+    def total(self) -> Any:
+        """Sum over all stages."""
+        return self.first + self.n_mid * self.mid_mean + self.has_last * self.last
+
+    def at_busiest(self, by: Stages) -> Any:
+        """This quantity on the stage where ``by`` is largest."""
+        best = by.busiest()
+        mid = np.where((by.n_mid > 0) & (by.mid >= best), self.mid, self.last)
+        return np.where(by.first >= best, self.first, mid)
+
+    def __add__(self, other: Stages) -> Stages:
+        return self.like(
+            self.first + other.first, self.mid + other.mid, self.last + other.last, self.mid_mean + other.mid_mean
+        )
+
+    def like(self, first: Any, mid: Any, last: Any, mid_mean: Any) -> Stages:
+        """Another quantity on the same stages."""
+        return Stages(first, mid, last, mid_mean, self.n_mid, self.has_last)
+
+
+def stage_layers(n_layers: int, c: Any) -> Stages:
+    """Transformer layers per kind of stage.
+
+    ``EVEN``: L/pp each. ``EMBEDDING_AND_LOSS_COUNT``: embedding and loss count as a layer each
+    (Megatron ``--account-for-embedding-in-pipeline-split``), so that (L+2) divides by pp*vp.
+    ``LAYOUT`` (or anything that does not divide): chunks differ by at most one layer, the first and the last
+    chunk being the last to get an extra one.
+    """
+    pp, vp = c.pp, c.vp
+    n_mid = np.maximum(pp - 2, 0)
+    has_last = np.where(pp >= 2, 1, 0)
+    chunks = pp * vp
+    base, rem = n_layers // chunks, n_layers % chunks
+    counted = (c.layer_split == LayerSplit.EMBEDDING_AND_LOSS_COUNT) & (pp >= 2)
+    per_counted = (n_layers + 2) / pp
+    mid = vp * base + np.minimum(vp, -(-rem // pp))
+    last = vp * base + np.clip((rem + 1) // pp, 0, vp - 1)
+    last = np.where(pp == 1, 0, last)
+    first = vp * base + np.clip(rem // pp, 0, vp - 1) + (rem == chunks - 1) * (chunks > 1)
+    first = np.where(pp == 1, n_layers, np.where(pp == 2, n_layers - last, first))
+    first = np.where(counted, per_counted - 1, first)
+    last = np.where(counted, per_counted - 1, last)
+    mid = np.where(counted, per_counted, mid)
+    mid_mean = (n_layers - first - last) / np.maximum(n_mid, 1)
+    return Stages(first, mid, last, np.where(n_mid > 0, mid_mean, 0.0), n_mid, has_last)
+
+
+def stage_layer_list(n_layers: int, c: ParallelConfig) -> tuple[int, ...]:
+    """Layers of every stage of one configuration, in pipeline order; sums to ``n_layers``."""
+    return tuple(sum(chunk[s] for chunk in chunk_layer_lists(n_layers, c)) for s in range(c.pp))
+
+
+def chunk_layer_lists(n_layers: int, c: ParallelConfig) -> tuple[tuple[int, ...], ...]:
+    """Layers of every model chunk: ``result[v][stage]``, the order in which a micro-batch meets them."""
+    pp, vp = c.pp, c.vp
+    chunks = pp * vp
+    if c.layer_split == LayerSplit.EMBEDDING_AND_LOSS_COUNT and pp >= 2:
+        flat = [(n_layers + 2) // chunks] * chunks
+        flat[0] -= 1
+        flat[-1] -= 1
+    else:
+        base, rem = divmod(n_layers, chunks)
+        flat = [base] * chunks
+        order = [i for i in range(chunks) if i not in (0, chunks - 1)] + [0, chunks - 1]
+        for i in order[:rem]:
+            flat[i] += 1
+    return tuple(tuple(flat[v * pp : (v + 1) * pp]) for v in range(vp))
+
+
+def moe_layers_of(model: ModelSpec, layers: Stages, c: Any) -> Stages:
+    """Sparse layers per kind of stage; dense layers of ``dense_first`` models fill the first chunks."""
+    if model.moe is None:
+        zero = layers.first * 0
+        return layers.like(zero, zero, zero, zero)
+    share = model.n_moe_layers / model.n_layers
+    if not model.moe.dense_first or model.n_dense_layers == 0:
+        return layers.like(layers.first * share, layers.mid * share, layers.last * share, layers.mid_mean * share)
+    dense = model.n_dense_layers
+    chunk = np.maximum(layers.first / c.vp, 0)
+    first_dense = np.where(c.pp == 1, dense, np.minimum(dense, chunk))
+    mid_dense_total = dense - first_dense
+    last_dense = np.where(c.pp == 2, mid_dense_total, 0)
+    mid_dense_mean = (mid_dense_total - last_dense) / np.maximum(layers.n_mid, 1)
+    # the fullest middle stage holds no dense layers once there are two or more of them
+    mid_moe = np.where(layers.n_mid > 1, layers.mid, layers.mid - mid_dense_mean)
+    return layers.like(
+        layers.first - first_dense, mid_moe, np.maximum(layers.last - last_dense, 0), layers.mid_mean - mid_dense_mean
+    )
+
+
+def p2p_transfer_s(cluster: Cluster, hidden: int, tokens: Any, element_bytes: float, c: Any) -> Any:
+    """One activation sent to the next stage: ``tokens x hidden``, split over tp (scatter-gather or SP)."""
+    n_bytes = tokens * hidden * element_bytes / c.tp
+    return np.where(c.pp > 1, p2p_time_s(cluster, n_bytes, c.tp * c.cp * c.dp, c.pp), 0.0)
+
+
+def in_flight(c: Any, n_micro: Any, stage: Any) -> Any:
+    """Micro-batches (in units of the stage's whole layer stack) whose activations stage ``stage`` holds at once.
+
+    1F1B: ``pp - stage``. Interleaved: ``pp + (pp - 1)/vp`` on the first stage (Korthikanti et al., arXiv
+    2205.05198, section 4.2.3: factor 1 + (p-1)/(p v)). GPipe: all. ZB-H1: as 1F1B; ZB-V: ``pp`` everywhere
+    (arXiv 2401.10241).
+    """
+    from ..parallel import Schedule
+
+    warm = (c.pp - stage - 1) * np.where(c.vp > 1, 2, 1) + (c.vp - 1) * c.pp
+    chunks = np.minimum(warm + 1, n_micro * c.vp)
+    n = chunks / c.vp
+    n = np.where(c.schedule == Schedule.GPIPE, n_micro, n)
+    return np.where(c.schedule == Schedule.ZERO_BUBBLE_V, np.minimum(c.pp, n_micro), n)

@@ -1,0 +1,159 @@
+"""Time of one micro-batch on each kind of pipeline stage: layers, embedding, head, loss, waiting for launches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from ..hardware_profiles.types import Cluster
+from .candidates import factored
+from .compute import gemm_time_s, memory_bound_time_s
+from .layer import LayerTime, layer_time
+from .memory import SPLIT_FIELDS, layers_of
+from .model_spec import ModelSpec
+from .parallel import Recompute
+from .parallelism.pipeline import Stages
+from .parallelism.tensor import tp_block_s
+from .software import Software
+from .workload import Workload
+
+#: Fields that the time of one layer depends on.
+LAYER_FIELDS = ("tp", "cp", "ep", "etp", "micro_batch_size", "recompute", "sequence_parallel", "cp_comm", "tp_overlap")
+
+
+@dataclass(slots=True)
+class StageTime:
+    """Seconds of one micro-batch per kind of stage, by part of ``TimeBreakdown``."""
+
+    forward: Stages
+    backward: Stages
+    recompute: Stages
+    host: Stages
+    tp: Stages
+    cp: Stages
+    ep: Stages
+
+    def whole(self) -> Stages:
+        """All parts together."""
+        parts = (self.forward, self.backward, self.recompute, self.host, self.tp, self.cp, self.ep)
+        return reduce(add, parts)
+
+
+def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageTime:
+    """Compose layers into stages; ``config`` is one configuration or a table."""
+    dense: LayerTime = factored(lambda t: layer_time(cluster, model, workload, software, t, moe=False), c, LAYER_FIELDS)
+    sparse = dense
+    if model.moe is not None:
+        sparse = factored(lambda t: layer_time(cluster, model, workload, software, t, moe=True), c, LAYER_FIELDS)
+    layers: Stages
+    moe: Stages
+    layers, moe = factored(lambda t: layers_of(model, t), c, SPLIT_FIELDS)
+    head_f, head_b, head_tp = factored(
+        lambda t: _head_time(cluster, model, workload, software, t),
+        c,
+        ("tp", "cp", "micro_batch_size", "sequence_parallel"),
+    )
+    embed_f, embed_b = factored(
+        lambda t: _embedding_time(cluster, model, workload, t), c, ("tp", "cp", "micro_batch_size")
+    )
+    one = c.pp == 1
+    # multi-token prediction: one more block and head pass per extra layer on the last stage
+    extra = float(model.mtp_layers)
+    redo = _recomputed_share(c, layers)
+
+    def stack(name: str, first: Any = 0.0, last: Any = 0.0, share: Stages | None = None) -> Stages:
+        d, s = getattr(dense, name), getattr(sparse, name)
+
+        def on(n: Any, m: Any, r: Any) -> Any:
+            return ((n - m) * d + m * s) * r
+
+        r = share or layers.like(1.0, 1.0, 1.0, 1.0)
+        tail = last + extra * s * np.where(one, r.first, r.last)
+        return layers.like(
+            on(layers.first, moe.first, r.first) + first + np.where(one, tail, 0.0),
+            on(layers.mid, moe.mid, r.mid),
+            on(layers.last, moe.last, r.last) + tail,
+            on(layers.mid_mean, moe.mid_mean, r.mid_mean),
+        )
+
+    heads = 1.0 + extra
+    forward = stack("forward_s", embed_f, heads * head_f)
+    backward = stack("backward_s", embed_b, heads * head_b)
+    recompute = stack("recompute_s", share=redo)
+    tp = stack("tp_forward_s") + stack("tp_backward_s", last=heads * head_tp) + stack("tp_recompute_s", share=redo)
+    cp = stack("cp_forward_s") + stack("cp_backward_s") + stack("cp_recompute_s", share=redo)
+    ep = stack("ep_forward_s") + stack("ep_backward_s") + stack("ep_recompute_s", share=redo)
+    launches = stack("kernels"), stack("recompute_kernels", share=redo)
+    device = forward + backward + recompute + tp + cp + ep
+    host = _host_wait(software, layers, launches, device, one, heads)
+    return StageTime(forward, backward, recompute, host, tp, cp, ep)
+
+
+def _recomputed_share(c: Any, layers: Stages) -> Stages:
+    """Share of a stage's layers that is recomputed: ``recompute_layers`` of them under FULL, else all."""
+    full = (c.recompute & int(Recompute.FULL)) != 0
+
+    def share(n: Any) -> Any:
+        part = np.minimum(c.recompute_layers, n) / np.maximum(n, 1e-9)
+        return np.where(full & (c.recompute_layers > 0), part, 1.0)
+
+    return layers.like(share(layers.first), share(layers.mid), share(layers.last), share(layers.mid_mean))
+
+
+def _host_wait(
+    software: Software, layers: Stages, launches: tuple[Stages, Stages], device: Stages, one: Any, heads: float
+) -> Stages:
+    """Time by which launching a stage's kernels exceeds running them, plus the host time of a micro-batch.
+
+    The host runs ahead of the device, so a stage takes the longer of both (per micro-batch). Forward launches each
+    kernel once, backward twice; embedding, head, loss and their gradients add some sixty.
+    """
+    if software.cuda_graphs:
+        zero = 0.0 * layers.first
+        return layers.like(zero, zero, zero, zero)
+    launch, base = software.coefficient("launch_s"), software.coefficient("microbatch_s")
+    kernels, redone = launches
+
+    def wait(k: Any, r: Any, d: Any, extra: Any) -> Any:
+        return np.maximum((3.0 * k + r + extra) * launch - d, 0.0) + base
+
+    head = 40.0 * heads
+    return layers.like(
+        wait(kernels.first, redone.first, device.first, 20.0 + np.where(one, head, 0.0)),
+        wait(kernels.mid, redone.mid, device.mid, 0.0),
+        wait(kernels.last, redone.last, device.last, head),
+        wait(kernels.mid_mean, redone.mid_mean, device.mid_mean, 0.0),
+    )
+
+
+def _head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any) -> Any:
+    """Final norm, LM head and loss: forward, backward, TP traffic (both ways).
+
+    The head runs in 16 bits under FP8 recipes. The vocabulary-parallel cross entropy reads and writes the logits in
+    fp32 several times (about 16 bytes per logit forward, 10 backward; fused loss: 4 and 4).
+    """
+    gpu = cluster.gpu
+    tokens = c.micro_batch_size * workload.seq_len / c.cp
+    vocab = model.padded_vocab(c.tp) / c.tp
+    kind = "bf16" if workload.gemm_type in ("fp8", "fp4") else workload.gemm_type
+    derate, light = software.coefficient("gemm_derate"), software.coefficient("memory_derate")
+    forward = gemm_time_s(gpu, kind, tokens, vocab, model.hidden) / derate
+    backward = gemm_time_s(gpu, kind, tokens, model.hidden, vocab) / derate
+    if workload.task != "lora":
+        backward = backward + gemm_time_s(gpu, kind, vocab, model.hidden, tokens) / derate
+    loss_f, loss_b = (4.0, 4.0) if software.fused_loss else (16.0, 10.0)
+    forward = forward + memory_bound_time_s(gpu, loss_f * tokens * vocab, 6) / light
+    backward = backward + memory_bound_time_s(gpu, loss_b * tokens * vocab, 4) / light
+    fwd_tp, bwd_tp = tp_block_s(cluster, model.hidden, tokens, workload.activation_bytes, c)
+    return forward, backward, (0.0 * fwd_tp + bwd_tp) / software.coefficient("comm_derate")
+
+
+def _embedding_time(cluster: Cluster, model: ModelSpec, workload: Workload, c: Any) -> Any:
+    """Look-up forward (read and write tokens x hidden), scatter-add backward in fp32."""
+    tokens = c.micro_batch_size * workload.seq_len / c.cp
+    n_bytes = 2.0 * workload.activation_bytes * tokens * model.hidden
+    return memory_bound_time_s(cluster.gpu, n_bytes, 4), memory_bound_time_s(cluster.gpu, 3.0 * n_bytes, 4)

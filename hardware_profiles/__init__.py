@@ -1,0 +1,1 @@
+"""Hardware as data: GPUs, links and clusters, each figure with its source, and the loader of both."""

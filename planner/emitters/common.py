@@ -1,0 +1,129 @@
+"""What every emitter says of a plan: its one-line title, predicted figures, cluster shape and manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from ...costmodels.parallel import ParallelConfig, recompute_label
+from ...costmodels.workload import Workload
+from ..plan import Plan, PlanSet
+from .base import Emitter, LaunchOptions
+from .shell import comment, default, export
+
+
+def global_batch(workload: Workload) -> int:
+    """Sequences per step (a workload with an array of them is priced, never launched)."""
+    return int(workload.global_batch)
+
+
+def micro_batches(plan_set: PlanSet, plan: Plan) -> int:
+    """Micro-batches that one pipeline runs per step."""
+    return global_batch(plan_set.problem.workload) // (plan.config.micro_batch_size * plan.config.dp)
+
+
+def hsdp_replicas(config: ParallelConfig) -> int:
+    """Groups that each hold all shards: 1 unless ZeRO shards over fewer ranks than ``dp * cp``."""
+    return max(1, config.dp * config.cp // max(1, config.dp_shard))
+
+
+def describe(config: ParallelConfig) -> str:
+    """One line such as ``tp 4, pp 2 (vp 2), dp 8, ZeRO 1, micro-batch 1, recompute none``."""
+    parts = [f"tp {config.tp}" + (" with sequence parallelism" if config.sequence_parallel else "")]
+    if config.cp > 1:
+        parts.append(f"cp {config.cp}")
+    if config.ep > 1 or config.etp > 1:
+        parts.append(f"ep {config.ep}, expert tp {config.etp}")
+    parts.append(f"pp {config.pp}" + (f" (vp {config.vp})" if config.vp > 1 else ""))
+    parts.append(f"dp {config.dp}")
+    parts.append(f"ZeRO {config.zero_stage}")
+    parts.append(f"micro-batch {config.micro_batch_size}")
+    parts.append(f"recompute {recompute_label(config.recompute, config.recompute_layers)}")
+    return ", ".join(parts)
+
+
+def header(emitter: Emitter, plan_set: PlanSet, plan: Plan, notes: Sequence[str]) -> list[str]:
+    """Comment block at the top of a script: what it runs, what was predicted, what to know."""
+    problem = plan_set.problem
+    cluster, workload = problem.cluster, problem.workload
+    lines = comment(
+        f"{problem.model.name} on {cluster.nodes} x {cluster.gpus_per_node} {cluster.gpu.name} ({cluster.name}), "
+        f"{emitter.name} {emitter.versions}; plan {plan.rank} by meshwright."
+    )
+    lines += comment(describe(plan.config) + f", {plan.precision}.")
+    lines += comment(
+        f"{workload.seq_len} tokens a sequence, {global_batch(workload)} sequences a step, "
+        f"{micro_batches(plan_set, plan)} micro-batches a pipeline."
+    )
+    if plan.metrics.get("step_s") and plan.metrics.get("peak_bytes"):
+        lines += comment(
+            f"Predicted: {plan.metrics['step_s']:.3g} s a step, "
+            f"{plan.metrics['peak_bytes'] / 2**30:.1f} GiB on the fullest GPU."
+        )
+    for note in notes:
+        lines += comment(f"Note: {note}")
+    return lines
+
+
+def cluster_defaults(plan_set: PlanSet) -> list[str]:
+    """Variables of the rendezvous, each taken from the environment where it is set."""
+    cluster = plan_set.problem.cluster
+    return [
+        default("NNODES", cluster.nodes),
+        default("GPUS_PER_NODE", cluster.gpus_per_node),
+        default("MASTER_ADDR", "127.0.0.1"),
+        default("MASTER_PORT", 29500),
+        default("JOB_ID", "meshwright"),
+    ]
+
+
+def world_check(plan: Plan) -> list[str]:
+    """Stop with a sentence when the machines at hand are not the planned ones."""
+    world = plan.config.world_size
+    return [
+        f"if (( NNODES * GPUS_PER_NODE != {world} )); then",
+        f'  echo "this plan needs {world} GPUs, but NNODES * GPUS_PER_NODE is $(( NNODES * GPUS_PER_NODE ))" >&2',
+        "  exit 2",
+        "fi",
+        'if (( NNODES > 1 )) && [[ "$MASTER_ADDR" == 127.0.0.1 ]]; then',
+        '  echo "set MASTER_ADDR to the name of the first node, the same on every node" >&2',
+        "  exit 2",
+        "fi",
+    ]
+
+
+def torchrun_array() -> list[str]:
+    """The ``torchrun`` words of a launch on every node (the c10d rendezvous hands out node ranks)."""
+    return [
+        "TORCHRUN_ARGS=(",
+        '  --nnodes "$NNODES"',
+        '  --nproc-per-node "$GPUS_PER_NODE"',
+        "  --rdzv-backend c10d",
+        '  --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT"',
+        '  --rdzv-id "$JOB_ID"',
+        ")",
+    ]
+
+
+def user_env(options: LaunchOptions) -> list[str]:
+    """Exports that the user asked for (last, so that they win)."""
+    return [export(name, value) for name, value in options.env.items()]
+
+
+def manifest(emitter: Emitter, plan_set: PlanSet, plan: Plan, notes: Sequence[str]) -> str:
+    """``launch.json``: what the bundle is and how far its kind has been proven."""
+    value = {
+        "emitter": emitter.name,
+        "framework": emitter.framework,
+        "versions": emitter.versions,
+        "proof": str(emitter.proof),
+        "model": plan_set.problem.model.name,
+        "plan_rank": plan.rank,
+        "precision": plan.precision,
+        "world_size": plan.config.world_size,
+        "config": {k: int(v) for k, v in asdict(plan.config).items()},
+        "stage_layers": list(plan.stage_layers),
+        "notes": list(notes),
+    }
+    return json.dumps(value, indent=2) + "\n"

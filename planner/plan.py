@@ -1,0 +1,68 @@
+"""The answer: ranked plans with their anatomy, as values and as ``plan.json`` (``meshwright.plan/v1``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..costmodels.parallel import ParallelConfig
+from .problem import PlanningProblem
+
+SCHEMA_VERSION = "meshwright.plan/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One ranked configuration.
+
+    Attributes:
+        rank: 1 is best; tied_with: ranks whose difference is inside the noise.
+        precision: of this plan (equals the workload's unless ``--allow`` let the search vary it).
+        metrics: ``step_s``, ``step_low_s``, ``step_high_s``, ``tokens_per_s_per_gpu``, ``mfu``, ``hfu``,
+            ``peak_bytes``, ``peak_low_bytes``, ``peak_high_bytes``, ``memory_share``, ``p_fit``,
+            ``bubble_fraction``, ``exposed_comm_fraction``; with a price or token count also
+            ``dollars_per_million_tokens``, ``days``, ``dollars``.
+        time_s, memory_bytes: the named parts of ``TimeBreakdown`` and ``MemoryBreakdown``.
+        stage_layers: layers on each pipeline stage (first to last).
+        pareto: on the front of step time against peak memory.
+        reasons: sentences that say why this plan stands here.
+    """
+
+    rank: int
+    config: ParallelConfig
+    precision: str
+    metrics: Mapping[str, float]
+    time_s: Mapping[str, float]
+    memory_bytes: Mapping[str, float]
+    stage_layers: tuple[int, ...] = ()
+    tied_with: tuple[int, ...] = ()
+    pareto: bool = False
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchReport:
+    """How the ranking came about (no timings: the same input gives the same bytes).
+
+    Attributes:
+        enumerated: candidates generated; removed: how many each rule removed, in order of application;
+        removed_by_memory: how many did not fit; feasible: how many were ranked.
+        optimality: what is proven, e.g. ``optimal over the enumerated space (exhaustive)``.
+    """
+
+    enumerated: int
+    removed: Mapping[str, int] = field(default_factory=dict)
+    removed_by_memory: int = 0
+    feasible: int = 0
+    optimality: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSet:
+    """Ranked plans of one problem; ``to_json`` lives in ``plan_json.py``."""
+
+    problem: PlanningProblem
+    plans: tuple[Plan, ...]
+    search: SearchReport
+    kind: str = "training"
+    provenance: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,34 @@
+"""Facts that a source states outside its table, from ``source_facts.yaml``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_TABLE = Path(__file__).resolve().parent / "source_facts.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFacts:
+    """Overrides by kind of object; ``why`` names the place that states them (empty: nothing known)."""
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    workload: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, int] = field(default_factory=dict)
+    why: str = ""
+
+
+@cache
+def facts_of(source: str) -> SourceFacts:
+    """Facts of one source id."""
+    for entry in yaml.safe_load(_TABLE.read_text(encoding="utf-8")):
+        if re.search(entry["match"], source.lower()):
+            kinds = {kind: entry.get(kind, {}) for kind in ("model", "workload", "config")}
+            return SourceFacts(**kinds, why=entry["why"])
+    return SourceFacts()

@@ -1,0 +1,2 @@
+"""meshwright: plans how large models are trained and served."""
+
