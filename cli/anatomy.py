@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from ..costmodels.parallel import CONFIG_FIELDS, CpComm, LayerSplit, ParallelConfig, Schedule, recompute_label
+from ..costmodels.parallel import CpComm, LayerSplit, ParallelConfig, Schedule, recompute_label
+from ..planner.compare import Comparison, Difference
+from ..planner.explain import Explanation
 from ..planner.plan import Plan, PlanSet
 from .output import WIDTH
 from .table import number, percent, render, shard_label
@@ -13,6 +15,15 @@ from .table import number, percent, render, shard_label
 
 def plan_anatomy(answer: PlanSet, plan: Plan) -> str:
     """Everything that is known about one plan, as text of at most 100 columns."""
+    lines = head_lines(answer, plan)
+    lines += ["", parts_table(plan.time_s, plan.memory_bytes)]
+    if plan.reasons:
+        lines += ["", *(line for reason in plan.reasons for line in wrap(f"- {reason}", indent=2))]
+    return "\n".join(lines)
+
+
+def head_lines(answer: PlanSet, plan: Plan) -> list[str]:
+    """What is planned, and the totals with their intervals."""
     p, m = answer.problem, plan.metrics
     name = f"{p.model.name} on {p.cluster.nodes} x {p.cluster.gpus_per_node} {p.cluster.gpu.name} ({p.cluster.name})"
     paragraphs = [
@@ -32,11 +43,7 @@ def plan_anatomy(answer: PlanSet, plan: Plan) -> str:
         paragraphs.append(f"whole run  {m['days']:,.1f} days" + (f", ${m['dollars']:,.0f}" if "dollars" in m else ""))
     elif "dollars_per_million_tokens" in m:
         paragraphs.append(f"cost       ${m['dollars_per_million_tokens']:.3f} per million tokens")
-    lines = [line for text in paragraphs for line in wrap(text)]
-    lines += ["", parts_table(plan.time_s, plan.memory_bytes)]
-    if plan.reasons:
-        lines += ["", *(line for reason in plan.reasons for line in wrap(f"- {reason}", indent=2))]
-    return "\n".join(lines)
+    return [line for text in paragraphs for line in wrap(text)]
 
 
 def config_label(config: ParallelConfig, framework: str) -> str:
@@ -62,9 +69,42 @@ def field_label(config: ParallelConfig, name: str) -> str:
     return kinds[name](value).name.lower().replace("_", "-") if name in kinds else str(value)
 
 
-def config_differences(a: ParallelConfig, b: ParallelConfig) -> list[str]:
-    """Names of the fields in which two plans differ."""
-    return [name for name in CONFIG_FIELDS if getattr(a, name) != getattr(b, name)]
+def explanation_text(answer: PlanSet, plan: Plan, explanation: Explanation) -> str:
+    """A plan in full, each part with what makes it, and what the neighbours would cost."""
+    lines = head_lines(answer, plan)
+    for title, parts, unit, scale in (
+        ("time of a step", explanation.time, "s", 1.0),
+        ("memory at the peak", explanation.memory, "GB", 1e9),
+    ):
+        rows = [[part_name(p.name), number(p.amount / scale), percent(p.share), p.reason] for p in parts if p.amount]
+        lines += ["", render([title, unit, "share", "because"], rows, left=(0, 3))]
+    for title, sentences in (
+        ("bounds", explanation.bound),
+        ("ranking", plan.reasons),
+        ("choices, and what the next values would change", explanation.choices),
+    ):
+        lines += ["", title, *(line for text in sentences for line in wrap(f"- {text}", indent=2))]
+    return "\n".join(lines)
+
+
+def comparison_text(first: str, second: str, result: Comparison) -> str:
+    """Two plans side by side: fields, metrics and parts that differ."""
+    rows = [[n, field_label(result.a.config, n), field_label(result.b.config, n)] for n, _, _ in result.fields]
+    lines = [*wrap(result.sentence, indent=2), "", render(["field", first, second], rows, left=(0,))]
+    lines += ["", _difference_table("metric", first, second, result.metrics)]
+    lines += ["", _difference_table("time of a step, s", first, second, result.time)]
+    lines += ["", _difference_table("memory at the peak, GB", first, second, result.memory, 1e9)]
+    return "\n".join(lines)
+
+
+def _difference_table(title: str, first: str, second: str, parts: Sequence[Difference], scale: float = 1.0) -> str:
+    rows = []
+    for d in parts:
+        unit = 1e9 if d.name.endswith("_bytes") else scale
+        name = d.name.replace("_bytes", "_gb") if unit != scale else part_name(d.name) if scale > 1 else d.name
+        if d.change:
+            rows.append([name, f"{d.a / unit:.4g}", f"{d.b / unit:.4g}", f"{d.change / unit:+.3g}"])
+    return render([title, first, second, "change"], rows, left=(0,))
 
 
 def parts_table(time_s: Mapping[str, float], memory_bytes: Mapping[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -13,19 +14,17 @@ PlanName = Annotated[str, typer.Argument(metavar="PLAN.JSON[:RANK]", help="A pla
 
 
 def compare(first: PlanName, second: PlanName, as_json: o.JsonOpt = False) -> None:
-    """Put two plans side by side, part by part."""
-    from ..planner.compare import compare_plans
-    from .anatomy import comparison
+    """Put two plans side by side, part by part; they may come from different files."""
+    from ..planner.compare import compare as put_beside
+    from .anatomy import comparison_text
     from .plan_file import parse_plan_name, pick, read_plan_set
 
-    chosen = []
-    for text in (first, second):
-        path, rank = parse_plan_name(text)
-        plans = read_plan_set(path)
-        chosen.append((plans, pick(plans, rank, text)))
-    (set_a, a), (set_b, b) = chosen
-    result = compare_plans(set_a, a, set_b, b)
+    names = [parse_plan_name(text) for text in (first, second)]
+    a, b = (pick(read_plan_set(path), rank, text) for text, (path, rank) in zip((first, second), names, strict=True))
+    result = put_beside(a, b)
     if as_json:
-        print_json(result)
+        print_json(asdict(result))
     else:
-        print(comparison(first, second, result))
+        same_file = names[0][0] == names[1][0]
+        labels = [f"rank {rank}" if same_file else str(path)[-20:] + f":{rank}" for path, rank in names]
+        print(comparison_text(labels[0], labels[1], result))

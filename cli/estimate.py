@@ -82,8 +82,8 @@ def estimate(
         values |= parse_field("recompute", recompute, "--recompute")
     problem = build_problem(request)
 
-    from ..planner import estimate_plan
     from ..planner.plan_json import to_json
+    from ..planner.search import estimate_plan
 
     answer = estimate_plan(problem, config_on_cluster(values, problem))
     if out is not None:

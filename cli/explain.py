@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -15,30 +16,29 @@ def explain(
     rank: o.RankOpt = 1,
     why_not: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE,..", help="Why is there no such plan before this one? tp=8,pp=4. Repeats."),
+        typer.Option(metavar="NAME=VALUE,..", help="Why is there no better plan with these? tp=8,pp=4. Repeats."),
     ] = None,
     as_json: o.JsonOpt = False,
 ) -> None:
-    """Say why a plan stands where it stands: its parts, what limits it, and what the others lack."""
-    from .anatomy import plan_anatomy, wrap
+    """Say why a plan stands where it stands: its parts, what bounds it, what each neighbour would cost.
+
+    --why-not repeats the search with these values pinned and says what became of it.
+    """
+    from ..planner.explain import explain as take_apart
+    from ..planner.explain import why_not as ask
+    from .anatomy import explanation_text, wrap
     from .parse_config import parse_config_values
     from .plan_file import pick, read_plan_set
 
     plans = read_plan_set(plan_file)
     plan = pick(plans, rank)
-    if why_not:
-        from ..planner.explain import why_not as ask
-
-        answer = ask(plans, plan, parse_config_values(why_not, "--why-not"))
-        if as_json:
-            print_json({"rank": plan.rank, "why_not": list(answer)})
-        else:
-            print("\n".join(line for sentence in answer for line in wrap(sentence, indent=2)))
-        return
-    from ..planner.explain import explain as ask_reasons
-
-    reasons = ask_reasons(plans, plan)
+    wanted = [parse_config_values([text], "--why-not") for text in why_not or ()]
+    explanation = take_apart(plans, rank)
+    answers = [ask(plans, values) for values in wanted]
     if as_json:
-        print_json({"rank": plan.rank, "reasons": list(reasons)})
-    else:
-        print(plan_anatomy(plans, plan))
+        print_json({**asdict(explanation), "why_not": [asdict(a) for a in answers]})
+        return
+    print(explanation_text(plans, plan, explanation))
+    for text, answer in zip(why_not or (), answers, strict=True):
+        print()
+        print("\n".join(wrap(f"why not {text}: {answer.sentence}", indent=2)))

@@ -27,10 +27,10 @@ def hardware(
         return
     from .table import render
 
-    header = ["gpu", "vendor", "memory GB", "HBM TB/s", "bf16 TFLOP/s", "fp8", "fp4", "gemm figures"]
+    header = ["gpu", "vendor", "memory GB", "HBM TB/s", "TFLOP/s 16-bit", "fp8", "fp4", "gemm curve"]
     print(render(header, [_gpu_cells(g) for g in gpus], left=(0, 1, 7)))
     print()
-    header = ["cluster", "gpu", "GPUs/node", "max nodes", "links: GPUs reached at GB/s each way"]
+    header = ["cluster", "gpu", "GPUs", "nodes", "GB/s of a GPU each way"]
     print(render(header, [_cluster_cells(c) for c in clusters], left=(0, 1, 4)))
 
 
@@ -80,7 +80,7 @@ def _gpu_cells(gpu: Any) -> list[str]:
         gpu.vendor,
         f"{gpu.memory_bytes / 1e9:.1f}",
         f"{gpu.hbm_bytes_per_s / 1e12:.2f}",
-        peak.get("bf16", "-"),
+        peak.get("bf16", peak.get("fp16", "-")),
         peak.get("fp8", "-"),
         peak.get("fp4", "-"),
         ", ".join(sorted({str(c.provenance) for c in gpu.gemm.values()})),
@@ -98,11 +98,12 @@ def _cluster_facts(cluster: Any) -> dict[str, Any]:
 
 
 def _cluster_cells(cluster: Any) -> list[str]:
-    links = [f"{t.kind} {t.domain_gpus} at {t.bytes_per_s / 1e9:.0f}" for t in cluster.tiers]
+    inner = [f"{t.kind} ({t.domain_gpus}) {t.bytes_per_s / 1e9:.3g}" for t in cluster.tiers[:-1]]
+    outer = [f"{t.kind} {t.bytes_per_s / 1e9:.3g}" for t in cluster.tiers[-1:]]
     return [
         cluster.name,
         cluster.gpu.name,
         str(cluster.gpus_per_node),
-        str(cluster.max_nodes or "-"),
-        ", ".join(links),
+        f"<={cluster.max_nodes}" if cluster.max_nodes else "-",
+        ", ".join(inner + outer),
     ]

@@ -115,6 +115,8 @@ def run(arguments: Sequence[str]) -> int:
 
     try:
         result = build().main(args=list(arguments) or ["--help"], prog_name="meshwright", standalone_mode=False)
+        if result == EXIT_INTERRUPTED:  # typer turns the interrupt into an exit
+            _complain("interrupted")
         return result if isinstance(result, int) else 0
     except MeshwrightError as error:
         _complain(str(error))
@@ -124,12 +126,16 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone: not a fault, but nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except (BrokenPipeError, SystemExit):  # typer turns the former into the latter; nothing else here exits
+        return _reader_gone()
     except Exception as error:  # anything else is our bug, not the user's
         return _bug(error, arguments)
+
+
+def _reader_gone() -> int:
+    """The reader of our output (head, less) has left: no fault, but nothing more can be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _usage_problem(error: Any) -> int:
@@ -156,4 +162,9 @@ def _complain(sentence: str) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _reader_gone()
+    sys.exit(code)

@@ -81,7 +81,7 @@ LoraTargetsOpt = Annotated[LoraTargets, typer.Option(help="Layers that carry ada
 ObjectiveOpt = Annotated[Objective, typer.Option(help="What the ranking is by.")]
 MaxMemoryOpt = Annotated[str | None, typer.Option(metavar="SIZE", help="Cap on a device's memory: 70GB, 64GiB or 90%.")]
 FitConfidenceOpt = Annotated[
-    float, typer.Option(min=0.0, max=1.0, metavar="P", help="Least probability of fitting in memory.")
+    float | None, typer.Option(min=0.0, max=1.0, metavar="P", help="Least probability of fitting in memory.")
 ]
 PinOpt = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE,..", help="Keep only these values: tp=4,pp=2|4. Repeats.")

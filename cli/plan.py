@@ -76,22 +76,28 @@ def plan(
     )
     span = node_range(request)
     if span is not None and span[0] != span[1]:
-        from .sizing import size_run
+        from ..planner.plan_json import to_json
+        from .sizing import plans_of_best, size_run
 
-        size_run(request, span, as_json=as_json, out=out, report=report, force=force)
+        sizing = size_run(request, span, as_json=as_json)
+        if out is not None:
+            write_text(out, to_json(plans_of_best(request, sizing)), force=force, flag="--out")
+            note(f"wrote {out}: the plans on {sizing.points[sizing.best].nodes} nodes")
+        if report is not None:
+            write_report(report, {}, started, force=force)
         return
     problem = build_problem(request)
     loaded = time.perf_counter()
 
-    from ..planner import plan as search
     from ..planner.plan_json import to_json
+    from ..planner.search import plan as search
     from .table import plan_table, search_line
 
     answer = search(problem)
     searched = time.perf_counter()
     if out is not None:
         write_text(out, to_json(answer), force=force, flag="--out")
-    line = f"{search_line(answer)}; {time.perf_counter() - started:.2f} s"
+    line = search_line(answer, time.perf_counter() - started)
     if as_json:
         print(to_json(answer), end="")
     else:

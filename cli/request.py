@@ -8,12 +8,13 @@ from typing import Any
 
 from ..costmodels.load_model import load_model
 from ..costmodels.load_software import default_software, for_gpu, load_era
-from ..costmodels.software import Software
 from ..costmodels.parallel import ParallelConfig
+from ..costmodels.software import Software
 from ..costmodels.workload import Workload
 from ..hardware_profiles.errors import InvalidProblemError
 from ..hardware_profiles.load import load_cluster
 from ..hardware_profiles.types import Gpu
+from ..planner.launch_reader import ReadLaunch
 from ..planner.problem import PlanningProblem
 from .parse import parse_count, parse_memory, parse_range, parse_words
 
@@ -73,7 +74,7 @@ def build_problem(request: Request, *, nodes: int | None = None) -> PlanningProb
     model = load_model(request.model)
     cluster = load_cluster(request.cluster, nodes=nodes, gpus=request.gpus)
     gpu = cluster.gpu
-    software = _software(request, gpu)
+    software = _software(request.framework, request.software, gpu)
     grad_bytes = load_era(software.name).grad_dtype_bytes.get(request.precision, 4.0)
     workload = Workload(
         seq_len=request.seq_len,
@@ -85,9 +86,7 @@ def build_problem(request: Request, *, nodes: int | None = None) -> PlanningProb
         lora_rank=request.lora_rank,
         lora_targets=request.lora_targets,
     )
-    optional: dict[str, Any] = {}
-    if request.max_memory is not None:
-        optional["max_memory_bytes"] = parse_memory(request.max_memory, "--max-memory", device_bytes=gpu.memory_bytes)
+    optional: dict[str, Any] = {"max_memory_bytes": _memory(request.max_memory, gpu)}
     if request.fit_confidence is not None:
         optional["fit_confidence"] = request.fit_confidence
     if request.tokens is not None:
@@ -111,15 +110,54 @@ def build_problem(request: Request, *, nodes: int | None = None) -> PlanningProb
     )
 
 
-def _software(request: Request, gpu: Gpu) -> Software:
-    if request.software is None:
-        return default_software(request.framework, gpu)
-    software = for_gpu(load_era(request.software), gpu.architecture)
-    fsdp = ("torchtitan", "pytorch")  # both run PyTorch's own FSDP2 and tensor parallelism
-    if request.framework not in ("any", software.framework) and not {request.framework, software.framework} <= set(fsdp):
+def problem_of_launch(
+    launch: ReadLaunch,
+    cluster: str,
+    *,
+    nodes: int | None,
+    gpus: int | None,
+    software: str | None,
+    max_memory: str | None,
+) -> tuple[PlanningProblem, ParallelConfig]:
+    """The problem that an existing Megatron-LM launch solves, and how it solves it."""
+    if nodes is None and gpus is None:
+        if launch.n_gpus is None:
+            raise InvalidProblemError("the script leaves the number of GPUs to the machine; give --nodes or --gpus.")
+        gpus = launch.n_gpus
+    place = load_cluster(cluster, nodes=nodes, gpus=gpus)
+    if launch.n_gpus is None:
+        launch = launch.with_n_gpus(place.n_gpus)
+    elif launch.n_gpus != place.n_gpus:
         raise InvalidProblemError(
-            f"--software {request.software} is a release of {software.framework}, not of --framework "
-            f"{request.framework}; name the same framework in both."
+            f"the script runs on {launch.n_gpus} GPUs, but {place.name} has {place.n_gpus} here; "
+            "give the --nodes or --gpus of the script."
+        )
+    problem = PlanningProblem(
+        model=launch.model,
+        cluster=place,
+        workload=launch.workload,
+        software=_software("megatron-lm", software, place.gpu),
+        framework="megatron-lm",
+        max_memory_bytes=_memory(max_memory, place.gpu),
+    )
+    return problem, launch.config
+
+
+def _memory(text: str | None, gpu: Gpu) -> float:
+    return 0.0 if text is None else parse_memory(text, "--max-memory", device_bytes=gpu.memory_bytes)
+
+
+def _software(framework: str, name: str | None, gpu: Gpu) -> Software:
+    if name is None:
+        return default_software(framework, gpu)
+    software = for_gpu(load_era(name), gpu.architecture)
+    same = {software.framework}
+    if software.framework in ("torchtitan", "pytorch"):  # both run PyTorch's own FSDP2 and tensor parallelism
+        same |= {"torchtitan", "pytorch"}
+    if framework != "any" and framework not in same:
+        raise InvalidProblemError(
+            f"--software {name} is a release of {software.framework}, not of the framework {framework}; "
+            "name the same framework in both."
         )
     return software
 
@@ -136,6 +174,9 @@ def _check_task(request: Request) -> None:
 def config_on_cluster(values: Mapping[str, int], problem: PlanningProblem) -> ParallelConfig:
     """Complete the named fields: the release's defaults, then the data-parallel degree that fills the cluster."""
     fields = {**problem.software.defaults, **values}
+    for name in ("sequence_parallel", "tp_overlap"):  # defaults of the release that only tensor parallelism can follow
+        if name not in values and fields.get("tp", 1) == 1:
+            fields[name] = 0
     if "dp" not in fields:
         inner = fields.get("tp", 1) * fields.get("cp", 1) * fields.get("pp", 1)
         if problem.cluster.n_gpus % inner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from ..costmodels.parallel import CpComm, ParallelConfig, Schedule, recompute_label
@@ -12,23 +13,27 @@ PLAN_HEADER = (
     "rank", "tp", "cp", "ep", "pp(vp)", "dp", "shard", "mbs", "recompute",
     "step s", "tok/s/GPU", "MFU", "peak GB", "of GPU", "bubble", "comm",
 )  # fmt: skip
-TIE_MARK = "~"
+TIE_MARK = "*"
+CUT_MARK = "~"
 
 
 def render(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = ()) -> str:
     """Align columns: numbers to the right, the columns numbered in ``left`` to the left.
 
-    Where a row would pass 100 columns, the last column is cut and ends in ``...``.
+    Where rows would pass 100 columns the gaps narrow, then the widest text column is cut (``~`` ends a cut cell).
     """
-    lines = [header, *rows]
+    lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
+    excess = sum(widths) + len(gap) * (len(widths) - 1) - WIDTH
+    if excess > 0 and left:
+        widest = max(left, key=lambda i: widths[i])
+        widths[widest] = max(4, widths[widest] - excess)
     out = []
     for line in lines:
-        cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-        text = "  ".join(cells).rstrip()
-        if len(text) > WIDTH:
-            text = " ".join(cells).rstrip()
-        out.append(text if len(text) <= WIDTH else text[: WIDTH - 3] + "...")
+        cut = [c if len(c) <= w else c[: w - 1] + CUT_MARK for c, w in zip(line, widths, strict=True)]
+        cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cut, widths, strict=True))]
+        out.append(gap.join(cells).rstrip())
     return "\n".join(out)
 
 
@@ -41,7 +46,8 @@ def shard_label(config: ParallelConfig, framework: str) -> str:
         kind = ("FSDP" if whole else "HSDP") + ("(z2)" if config.zero_stage == 2 else "")
     else:
         kind = f"ZeRO-{config.zero_stage}"
-    return kind if whole else f"{kind}/{config.dp_shard}"
+    offload = "+off" if config.optimizer_offload else ""
+    return (kind if whole else f"{kind}/{config.dp_shard}") + offload
 
 
 def pipeline_label(config: ParallelConfig) -> str:
@@ -66,7 +72,7 @@ def plan_row(plan: Plan, framework: str) -> list[str]:
     """Cells of one plan under ``PLAN_HEADER``."""
     c, m = plan.config, plan.metrics
     return [
-        f"{plan.rank}{TIE_MARK if plan.tied_with else ' '}",
+        f"{plan.rank}{TIE_MARK if tied_with_best(plan) else ' '}",
         str(c.tp),
         context_label(c),
         expert_label(c),
@@ -88,25 +94,29 @@ def plan_row(plan: Plan, framework: str) -> list[str]:
 def plan_table(answer: PlanSet) -> str:
     """The ranked table, and a line on ties where there are any."""
     framework = answer.problem.framework
-    varied = len({p.precision for p in answer.plans}) > 1
+    varied = len(answer.problem.precisions) > 1
     header = [*PLAN_HEADER, "precision"] if varied else list(PLAN_HEADER)
     rows = [[*plan_row(p, framework), *([p.precision] if varied else [])] for p in answer.plans]
     text = render(header, rows, left=(6, 8))
-    if any(p.tied_with for p in answer.plans):
-        text += (
-            f"\n{TIE_MARK} tied: the difference is inside the noise of the model (`meshwright explain` names the group)"
-        )
+    if any(tied_with_best(p) for p in answer.plans):
+        text += f"\n{TIE_MARK} tied with rank 1: the difference is inside the noise of the model"
     return text
 
 
-def search_line(answer: PlanSet) -> str:
-    """One line: how many candidates there were, and what removed the others."""
+def tied_with_best(plan: Plan) -> bool:
+    """Whether the plan cannot be told from the best one (the best itself: from any other)."""
+    return bool(plan.tied_with) and (plan.rank == 1 or 1 in plan.tied_with)
+
+
+def search_line(answer: PlanSet, seconds: float) -> str:
+    """How many candidates there were, what removed the others, and the time taken."""
     s = answer.search
     removed = [f"{rule} {count:,}" for rule, count in s.removed.items() if count]
     if s.removed_by_memory:
         removed.append(f"memory {s.removed_by_memory:,}")
     what = f"; removed by {', '.join(removed)}" if removed else ""
-    return f"{s.enumerated:,} candidates{what}; {s.feasible:,} ranked"
+    text = f"{s.enumerated:,} candidates{what}; {s.feasible:,} ranked; {seconds:.2f} s"
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def percent(share: float) -> str:

@@ -53,13 +53,19 @@ def span(cluster: Cluster, size: Any, stride: Any) -> GroupSpan:
     Ranks are numbered tp fastest, then cp, dp, pp, and fill node after node, so a group occupies a block of
     ``size * stride`` ranks. Where block and domain divide each other a domain holds ``clip(domain / stride, 1, size)``
     members; otherwise some group straddles domains and finds ``gcd(domain, block) / stride`` (at least 1) in one.
+    Domains wider than a node are taken as evenly filled (64 of the 72 GPUs of a rack where that divides the nodes).
     """
     size, stride = np.asarray(size), np.asarray(stride)
     block = (size * stride).astype(np.int64)
-    members = []
+    members: list[Any] = []
     for tier in cluster.tiers[:-1]:
-        common = _gcd_table(tier.domain_gpus)[block % tier.domain_gpus]
-        members.append(np.clip(common // stride, 1, size))
+        domain = _filled_domain(tier.domain_gpus, cluster.nodes, cluster.gpus_per_node)
+        if domain >= cluster.n_gpus:
+            members.append(size)
+            continue
+        common = _gcd_table(domain)[block % domain]
+        inner = members[-1] if members else 1
+        members.append(np.clip(common // stride, inner, size))
     return GroupSpan(size=size, members=(*members, size))
 
 
@@ -120,8 +126,9 @@ def p2p_time_s(cluster: Cluster, n_bytes: Any, stride: Any, size: Any = None) ->
 
 
 def _all_reduce_s(cluster: Cluster, n_bytes: Any, group: GroupSpan) -> Any:
-    best = np.minimum(_ring_s(cluster, "all_reduce", n_bytes, group), _tree_s(cluster, n_bytes, group))
-    if len(cluster.tiers) > 1:
+    best = _ring_s(cluster, "all_reduce", n_bytes, group)
+    if np.any(_outermost(group) > 0):  # only groups that leave tier 0 have a choice; saves time, changes nothing
+        best = np.minimum(best, _tree_s(cluster, n_bytes, group))
         best = np.minimum(best, _hierarchical_s(cluster, n_bytes, group))
     tier = cluster.tiers[0]
     if tier.nvls:
@@ -134,9 +141,8 @@ def _all_reduce_s(cluster: Cluster, n_bytes: Any, group: GroupSpan) -> Any:
 def _nvls_s(tier: Tier, curve: Curve, n_bytes: Any, n: Any) -> Any:
     """In-switch reduction: the buffer crosses each GPU's links once up and once down, whatever n."""
     bandwidth = tier.bytes_per_s * curve["nvls_efficiency"]
-    return curve["nvls_start_s"] + tier.latency_s + (2.0 * n_bytes + np.sqrt(n_bytes * curve["nvls_half_bytes"])) / (
-        bandwidth
-    )
+    wire = 2.0 * n_bytes + np.sqrt(n_bytes * curve["nvls_half_bytes"])
+    return curve["nvls_start_s"] + tier.latency_s + wire / bandwidth
 
 
 def _ring_s(cluster: Cluster, op: str, n_bytes: Any, group: GroupSpan) -> Any:
@@ -149,8 +155,10 @@ def _ring_s(cluster: Cluster, op: str, n_bytes: Any, group: GroupSpan) -> Any:
     below: Any = np.asarray(1)
     outer = _outermost(group)
     for index, (tier, inside) in enumerate(zip(cluster.tiers, group.members, strict=True)):
-        curve = _curve(cluster.gpu, tier, op)
         spanned = inside > below
+        if not np.any(spanned):
+            continue
+        curve = _curve(cluster.gpu, tier, op)
         bandwidth = _tier_bandwidth(tier, curve, index, below, inside)
         hops = turns * (group.size / below - group.size / inside)
         hop_s = np.where(outer == index, curve["hop_s"], curve.coefficients.get("hop_inside_s", curve["hop_s"]))
@@ -163,14 +171,16 @@ def _ring_s(cluster: Cluster, op: str, n_bytes: Any, group: GroupSpan) -> Any:
 
 
 def _tree_s(cluster: Cluster, n_bytes: Any, group: GroupSpan) -> Any:
-    """Double binary tree across domains (chain inside): logarithmic latency at ``tree_efficiency`` of the ring's rate."""
+    """Double binary tree: logarithmic latency, at ``tree_efficiency`` of the ring's rate."""
     latency: Any = 0.0
     transfer: Any = 0.0
     below: Any = np.asarray(1)
     outer = _outermost(group)
     for index, (tier, inside) in enumerate(zip(cluster.tiers, group.members, strict=True)):
-        curve = _curve(cluster.gpu, tier, "all_reduce")
         spanned = inside > below
+        if not np.any(spanned):
+            continue
+        curve = _curve(cluster.gpu, tier, "all_reduce")
         bandwidth = _tier_bandwidth(tier, curve, index, below, inside) * curve["tree_efficiency"]
         depth = np.log2(np.maximum(inside / below, 1.0))
         latency = latency + 2.0 * depth * (curve["tree_hop_s"] + tier.latency_s)
@@ -203,12 +213,14 @@ def _all_to_all_s(cluster: Cluster, n_bytes: Any, group: GroupSpan) -> Any:
     below: Any = np.asarray(1)
     outer = _outermost(group)
     for index, (tier, inside) in enumerate(zip(cluster.tiers, group.members, strict=True)):
+        spanned = inside > below
+        if not np.any(spanned):
+            continue
         curve = _curve(cluster.gpu, tier, "all_to_all")
         wire = n_bytes * (group.size - below) / group.size  # all that leaves a lower domain passes this tier's port
         wire = np.where(index == 0, n_bytes * (inside - 1.0) / group.size, wire)
         bandwidth = _tier_bandwidth(tier, curve, 0, below, inside)
         here = (wire + np.sqrt(wire * curve["half_bytes"])) / bandwidth
-        spanned = inside > below
         transfer = np.maximum(transfer, np.where(spanned, here, 0.0))
         latency = latency + np.where(spanned, (inside - below) * (curve["hop_s"] + tier.latency_s), 0.0)
         latency = latency + np.where(outer == index, curve["start_s"], 0.0)
@@ -254,6 +266,19 @@ def _curve(gpu: Gpu, tier: Tier, op: str) -> Curve:
     raise MissingProfileDataError(
         f"{gpu.name} has no curve {tier.kind}/{name}; add it under collectives in hardware_profiles/curves/."
     )
+
+
+@lru_cache(maxsize=64)
+def _filled_domain(domain: int, nodes: int, gpus_per_node: int) -> int:
+    """GPUs used in each domain when the nodes are spread evenly over few of them, else the whole domain."""
+    per_domain = domain // gpus_per_node
+    if per_domain <= 1:
+        return domain
+    fewest = -(-nodes // per_domain)
+    for domains in range(fewest, max(fewest, fewest * 4 // 3) + 1):
+        if nodes % domains == 0:
+            return nodes // domains * gpus_per_node
+    return domain
 
 
 @lru_cache(maxsize=64)

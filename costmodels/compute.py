@@ -19,6 +19,10 @@ from ..hardware_profiles.types import Curve, Gpu
 INPUT_BYTES = {"fp32": 4.0, "tf32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}
 #: Curves that may stand in for a GEMM type without its own: same tensor cores, other operand width.
 _GEMM_STAND_IN = {"fp16": ("bf16",), "bf16": ("fp16",), "tf32": ("bf16", "fp16"), "fp32": ("bf16", "fp16")}
+#: Share of the tensor-core peak that batched GEMMs reach without tensor cores (16-bit inputs not aligned to 16
+#: bytes). Solved from the runs of BigScience tr11 with 150 and 450 wide heads (10 ms per layer and micro-batch over
+#: their neighbours with aligned heads); CUDA cores alone would allow 0.25 on an A100.
+_UNALIGNED_EFFICIENCY = 0.06
 #: Output tiles (rows, columns) of the library kernels and the coefficient that holds their rate over the first.
 _TILES = ((128.0, 256.0, None), (128.0, 128.0, "rate_128x128"), (64.0, 64.0, "rate_64x64"))
 
@@ -85,26 +89,30 @@ def attention_time_s(
     causal: Any,
     window: Any = 0,
     backward: bool = False,
+    dropout: bool = True,
 ) -> Any:
     """Seconds of the attention core (scores, softmax, dropout, weighted sum) of one layer, one direction.
 
-    ``flash1``, ``flash2``, ``flash3``, ``cudnn``: a block handles 128 queries of one head; its work is the number of
+    ``triton``, ``flash1``, ``flash2``, ``flash3``, ``cudnn``: a block handles 128 queries of one head; its work is the number of
     keys that it visits plus ``key_prologue``. Time is the work of all blocks over ``sm_count`` plus ``tail`` of the
     longest block (list scheduling), at ``efficiency * (head_dim/128)**head_power`` of the peak, joined with the bytes
     of q, k, v, o, plus a floor. Causal masks halve the work, a window caps the keys. Backward counts 2.5 times the
     FLOPs of forward (it recomputes the scores: Dao, arXiv 2307.08691, section 3.1.2) at its own efficiency.
 
-    ``unfused``: two batched GEMMs (four in backward) over all scores, causal or not, at ``gemm_efficiency * d/(d+64)``
-    of the peak (short inner dimension) or at the speed of writing and reading 2 bytes per score, plus
-    ``score_bytes_fwd`` (``_bwd``) bytes per score for the element-wise kernels between them. With Megatron's fused
-    scale-mask-softmax (read and write, 2 bytes each; the causal kernel skips half of the reads) and dropout (read,
-    write, 1-byte mask) 8 to 9 bytes are expected forward and 8 to 11 backward.
+    ``unfused``: two batched GEMMs (four in backward) over all scores, causal or not, at ``gemm_efficiency_fwd``
+    (``_bwd``) ``* d/(d+64)`` of the peak (short inner dimension) or at the speed of writing and reading 2 bytes per
+    score, plus ``score_bytes_fwd`` (``_bwd``) bytes per score at the element-wise rate. Megatron's fused scale-mask-
+    softmax (read and write, 2 bytes each; the causal kernel skips half of the reads) and dropout (read, write, 1-byte
+    mask) move 8 to 9; the fitted numbers are lower because these kernels run nearer to the bandwidth than the pooled
+    element-wise curve. Without dropout its five bytes per score (read, write, mask) fall away. Head widths that
+    are no multiple of 8 keep batched GEMMs off the tensor cores (cuBLAS alignment rule for 16-bit types).
 
     Args:
         gpu: the device; kernel: as above; dtype: ``bf16``, ``fp16`` or ``fp8``.
         batch: sequences; seq_q, seq_kv: tokens; n_heads, n_kv_heads: heads on this rank; head_dim: of q and k;
         v_head_dim: of v and o; causal: 1 (or True) for a causal mask, 0 for none, or a share between;
-        window: keys that a query may see, 0 for all; backward: time of the backward pass instead of forward.
+        window: keys that a query may see, 0 for all; backward: time of the backward pass instead of forward;
+        dropout: attention probabilities are dropped out (seen by ``unfused`` only).
 
     Raises:
         MissingProfileDataError: no curve for this kernel, or no peak for this dtype.
@@ -112,27 +120,23 @@ def attention_time_s(
     curve = _attention_curve(gpu, kernel)
     heads = np.asarray(batch, float) * n_heads
     if kernel == "unfused":
-        return _unfused_time_s(gpu, curve, dtype, heads, seq_q, seq_kv, head_dim, v_head_dim, backward)
+        return _unfused_time_s(gpu, curve, dtype, heads, seq_q, seq_kv, head_dim, v_head_dim, backward, dropout)
     side = "bwd" if backward else "fwd"
     keys = np.asarray(seq_kv, float)
-    cap = np.where(np.asarray(window) > 0, np.minimum(window, keys), keys)
-    mean_keys = np.minimum(keys - 0.5 * causal * np.minimum(seq_q, keys), cap)
+    mean_keys, most_keys = _visited_keys(keys, seq_q, causal, window)
     width = 0.5 * (np.asarray(head_dim, float) + v_head_dim)
     rate = curve[f"efficiency_{side}"] * _head_rate(curve, width, side)
     prologue = curve[f"key_prologue_{side}"]
-    blocks = heads * np.ceil(np.asarray(seq_q, float) / 128.0)
-    rows = np.minimum(seq_q, 128.0)
     per_sm = gpu.peak(dtype) / gpu.sm_count * rate
-    longest = np.minimum(keys, cap) + prologue
-    work = (heads * seq_q * (mean_keys + prologue)) / gpu.sm_count + curve["tail"] * rows * longest * np.minimum(
-        1.0, blocks
-    )
+    longest = np.minimum(seq_q, 128.0) * (most_keys + prologue)
+    work = heads * seq_q * (mean_keys + prologue) / gpu.sm_count + curve["tail"] * longest
     flops_per_score = (10.0 if backward else 4.0) * width
     compute_s = work * flops_per_score / per_sm
     kv = np.asarray(batch, float) * np.asarray(n_kv_heads, float) * keys
-    passes = 3.0 if backward else 1.0
+    passes, launches = (3.0, 2.0) if backward else (1.0, 1.0)
     traffic = passes * 2.0 * (head_dim + np.asarray(v_head_dim, float)) * (heads * seq_q + kv)
-    return _join(compute_s, traffic / (gpu.hbm_bytes_per_s * 0.8)) + curve["floor_s"] * (2.0 if backward else 1.0)
+    traffic_s = traffic / (gpu.hbm_bytes_per_s * gpu.memory_bound["efficiency"])
+    return _join(compute_s, traffic_s) + launches * curve["floor_s"]
 
 
 def memory_bound_time_s(gpu: Gpu, bytes_moved: Any, n_kernels: Any = 1) -> Any:
@@ -155,7 +159,7 @@ def attention_kernel(gpu: Gpu, wanted: str) -> str:
     Raises:
         MissingProfileDataError: the device has no attention curve to fall back to.
     """
-    order = ("flash3", "cudnn", "flash2", "flash1", "unfused")
+    order = ("flash3", "cudnn", "flash2", "triton", "flash1", "unfused")
     later = order[order.index(wanted) + 1 :] if wanted in order else ()
     for name in (wanted, *later):
         if name in gpu.attention:
@@ -169,7 +173,7 @@ def _gemm_curve(gpu: Gpu, gemm_type: str) -> Curve:
             return gpu.gemm[name]
     has = ", ".join(gpu.gemm) or "none"
     raise MissingProfileDataError(
-        f"{gpu.name} has no GEMM curve for {gemm_type} (it has {has}); choose another --precision or add one to curves/."
+        f"{gpu.name} has no GEMM curve for {gemm_type} (it has {has}); choose another --precision or GPU."
     )
 
 
@@ -200,15 +204,26 @@ def _tile_time_s(gpu: Gpu, gemm_type: str, curve: Curve, m: Any, n: Any, k: Any,
 
 
 def _unfused_time_s(
-    gpu: Gpu, curve: Curve, dtype: str, heads: Any, seq_q: Any, seq_kv: Any, qk: Any, v: Any, backward: bool
+    gpu: Gpu, curve: Curve, dtype: str, heads: Any, seq_q: Any, seq_kv: Any, qk: Any, v: Any, backward: bool, dropout: bool
 ) -> Any:
     """Batched GEMMs over the whole score matrix plus element-wise passes over it."""
+    side = "bwd" if backward else "fwd"
     scores = heads * seq_q * np.asarray(seq_kv, float)
     width = 0.5 * (np.asarray(qk, float) + v)
-    rate = gpu.peak(dtype) * curve["gemm_efficiency"] * width / (width + 64.0)
+    aligned = (np.asarray(qk) % 8 == 0) & (np.asarray(v) % 8 == 0)
+    efficiency = np.where(aligned, curve[f"gemm_efficiency_{side}"], _UNALIGNED_EFFICIENCY)
+    rate = gpu.peak(dtype) * efficiency * width / (width + 64.0)
     gemm_s = _join(4.0 * scores * width / rate, 4.0 * scores / (gpu.hbm_bytes_per_s * gpu.memory_bound["efficiency"]))
-    per_score = curve["score_bytes_bwd" if backward else "score_bytes_fwd"]
+    per_score = np.maximum(curve[f"score_bytes_{side}"] - (0.0 if dropout else 5.0), 2.0)
     return (2.0 if backward else 1.0) * gemm_s + memory_bound_time_s(gpu, scores * per_score, 4.0)
+
+
+def _visited_keys(keys: Any, seq_q: Any, causal: Any, window: Any) -> tuple[Any, Any]:
+    """(Mean, most) keys that one query visits; a causal window of w keys visits ``w - w**2 / (2 s)`` on average."""
+    causal_mean = keys - 0.5 * causal * np.minimum(seq_q, keys)
+    cap = np.minimum(np.where(np.asarray(window) > 0, window, keys), keys)
+    windowed = np.minimum(causal_mean, cap * (1.0 - 0.5 * causal * cap / keys))
+    return np.where(cap < keys, windowed, causal_mean), cap
 
 
 def _head_rate(curve: Curve, width: Any, side: str) -> Any:

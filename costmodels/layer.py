@@ -26,16 +26,15 @@ class LayerTime:
 
     Attributes:
         forward_s, backward_s, recompute_s: device time of kernels (backward without recomputation).
-        kernels: launched forward (backward launches twice, recomputation once more of its part);
-        recompute_kernels: those of the recomputed part.
+        host_s, recompute_host_s: time in which the host launches forward and backward, and what it recomputes.
         tp_forward_s ... ep_backward_s: exposed collectives; ``*_recompute_s``: those repeated by recomputation.
     """
 
     forward_s: Any
     backward_s: Any
     recompute_s: Any
-    kernels: Any
-    recompute_kernels: Any
+    host_s: Any
+    recompute_host_s: Any
     tp_forward_s: Any
     tp_backward_s: Any
     tp_recompute_s: Any
@@ -103,6 +102,7 @@ def attention_s(
             causal=np.where(ulysses, 1, c.cp),
             window=window,
             backward=backward,
+            dropout=model.dropout,
         )
 
     share = a.windowed_layers / model.n_layers if a.window and a.window < workload.seq_len else 0.0
@@ -143,6 +143,7 @@ def layer_time(
         ep_one, tp_blocks = 0.0 * tokens, 2.0
     ep_one = ep_one / software.coefficient("comm_derate")
     kernels = ops.kernels_per_layer(model, workload, software, moe=moe, c=c)
+    launch, per_pass = software.coefficient("launch_s"), software.coefficient("layer_s")
 
     mask = c.recompute
 
@@ -161,8 +162,9 @@ def layer_time(
         forward_s=forward,
         backward_s=attention.backward_s + ffn.backward_s,
         recompute_s=np.where(full, forward, part),
-        kernels=kernels,
-        recompute_kernels=np.where(full, kernels, np.where(mask > 0, 3.0, 0.0)),
+        # backward launches about twice the kernels of forward; a recomputed module is one more small pass
+        host_s=3.0 * kernels * launch + 2.0 * per_pass,
+        recompute_host_s=np.where(full, kernels * launch + per_pass, np.where(mask > 0, 3.0 * launch, 0.0)),
         tp_forward_s=tp_blocks * tp_f,
         tp_backward_s=tp_blocks * tp_b,
         tp_recompute_s=np.where(full, tp_blocks * tp_f, 0.0),

@@ -7,9 +7,10 @@ does when the user says nothing (each with a source) and, once calibrated, the f
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from .parallel import CONFIG_FIELDS
 from .software import COEFFICIENTS, Software
 
 _FOLDER = Path(__file__).resolve().parent / "software"
-_ATTENTION = ("unfused", "flash1", "flash2", "flash3", "cudnn")
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is present
+_ATTENTION = ("unfused", "triton", "flash1", "flash2", "flash3", "cudnn")
 _FRAMEWORKS = ("megatron-lm", "torchtitan", "deepspeed", "pytorch", "jax", "internevo", "paddle", "oneflow")
 _KEYS = {
     "name",
@@ -33,6 +35,8 @@ _KEYS = {
     "fused_elementwise",
     "fused_loss",
     "cuda_graphs",
+    "launch_blocking",
+    "launch_blocking",
     "grad_dtype_bytes",
     "coefficients",
     "defaults",
@@ -54,9 +58,9 @@ class Era:
         pattern: regular expression on the text of a framework column (lower case).
         words: regular expression on other text of a run, used only where no framework is stated.
         option: ``compile``, ``eager`` ... where a release has two ways of running with an era each.
+        architectures: GPU generations whose runs always belong here (empty: no claim).
         years: first and last year that it stands for.
-        seen_rows: hashes (``row_sha256``) of the runs that its coefficients were fitted on.
-        sources: where each stated fact comes from.
+        path: file that it was read from; sources: where each stated fact comes from.
     """
 
     software: Software
@@ -65,8 +69,9 @@ class Era:
     pattern: str
     words: str
     option: str
+    architectures: tuple[str, ...]
     years: tuple[int, int]
-    seen_rows: frozenset[str]
+    path: Path
     sources: Mapping[str, str]
 
 
@@ -77,7 +82,7 @@ def _require(ok: bool, path: Path, message: str) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         where = str(error).splitlines()[0]
         raise InvalidProblemError(f"{path.name} cannot be read as a software profile: {where}.") from None
@@ -136,6 +141,7 @@ def read_era(path: Path) -> Era:
         fused_elementwise=bool(d.get("fused_elementwise", True)),
         fused_loss=bool(d.get("fused_loss", False)),
         cuda_graphs=bool(d.get("cuda_graphs", False)),
+        launch_blocking=bool(d.get("launch_blocking", False)),
         coefficients=coefficients,
         defaults=_checked_defaults(d.get("defaults") or {}, path),
         provenance=Provenance.FITTED if coefficients else Provenance.DATASHEET,
@@ -149,21 +155,47 @@ def read_era(path: Path) -> Era:
         pattern=str(match.get("framework", "")),
         words=str(match.get("words", "")),
         option=str(match.get("options", "")),
+        architectures=tuple(str(a) for a in match.get("architectures", ())),
         years=(int(years[0]), int(years[1])),
-        seen_rows=frozenset(fit_data.get("seen_rows", ())),
+        path=path,
         sources=dict(d.get("sources") or {}),
     )
 
 
+def seen_rows(era: Era) -> frozenset[str]:
+    """Hashes of the runs that an era's coefficients were fitted on (kept beside the profile, read when asked for)."""
+    return _seen_rows(seen_rows_path(era.path))
+
+
+def seen_rows_path(profile: Path) -> Path:
+    """Where the hashes of a profile's fit stand: ``seen_rows/<name>.json`` beside it."""
+    return profile.parent / "seen_rows" / f"{profile.stem}.json"
+
+
+@cache
+def _seen_rows(path: Path) -> frozenset[str]:
+    if not path.is_file():
+        return frozenset()
+    try:
+        hashes = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InvalidProblemError(f"{path.name} is no list of row hashes; calibrate again to write it.") from None
+    return frozenset(str(h) for h in hashes)
+
+
 @cache
 def _shipped() -> dict[str, Era]:
-    eras = (read_era(path) for path in sorted(_FOLDER.glob("*.yaml")))
-    return {era.software.name: era for era in eras}
+    return {name: _shipped_era(name) for name in list_software()}
+
+
+@cache
+def _shipped_era(name: str) -> Era:
+    return read_era(_FOLDER / f"{name}.yaml")
 
 
 def list_software() -> list[str]:
     """Names of the shipped eras, sorted."""
-    return sorted(_shipped())
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def load_era(name: str) -> Era:
@@ -177,10 +209,9 @@ def load_era(name: str) -> Era:
         if not path.is_file():
             raise InvalidProblemError(f"no software profile at {name}; give the path of a YAML file or an era's name.")
         return read_era(path)
-    eras = _shipped()
-    if name not in eras:
-        raise InvalidProblemError(f"unknown software {name!r}.{did_you_mean(name, eras)}")
-    return eras[name]
+    if name not in list_software():
+        raise InvalidProblemError(f"unknown software {name!r}.{did_you_mean(name, list_software())}")
+    return _shipped_era(name)
 
 
 def load_software(name: str) -> Software:
@@ -238,10 +269,15 @@ def software_for_run(
     """
     text, named = framework.lower(), bool(framework.strip())
     known = [e for e in _shipped().values() if not option or e.option in ("", option)]
-    if named:
-        eras = [e for e in known if e.pattern and re.search(e.pattern, text)]
-    else:
-        eras = []
+    claimed = [e for e in known if architecture in e.architectures]
+    if claimed:
+        best = claimed[0]
+        return (
+            for_gpu(best, architecture),
+            best,
+            None if named else f"framework not stated, read as {best.software.name}",
+        )
+    eras = [e for e in known if e.pattern and re.search(e.pattern, text)] if named else []
     if not eras:
         named = False
         eras = [e for e in known if e.words and re.search(e.words, words.lower())]
@@ -277,29 +313,13 @@ def _era_by_age(year: int | None, architecture: str) -> str:
 
 def software_to_dict(software: Software) -> dict[str, Any]:
     """A plain dictionary that ``software_from_dict`` turns back into an equal value."""
-    fit = software.fit
-    return {
-        "name": software.name,
-        "framework": software.framework,
-        "release": software.release,
-        "attention": software.attention,
-        "fused_elementwise": software.fused_elementwise,
-        "fused_loss": software.fused_loss,
-        "cuda_graphs": software.cuda_graphs,
-        "coefficients": dict(software.coefficients),
-        "defaults": dict(software.defaults),
-        "provenance": str(software.provenance),
-        "fit": None
-        if fit is None
-        else {
-            "source": fit.source,
-            "n_rows": fit.n_rows,
-            "mape": fit.mape,
-            "rows_sha256": fit.rows_sha256,
-            "borrowed_from": fit.borrowed_from,
-        },
-        "notes": software.notes,
-    }
+    out: dict[str, Any] = {f.name: getattr(software, f.name) for f in fields(software)}
+    out["coefficients"] = dict(software.coefficients)
+    out["defaults"] = dict(software.defaults)
+    out["provenance"] = str(software.provenance)
+    if software.fit is not None:
+        out["fit"] = {f.name: getattr(software.fit, f.name) for f in fields(software.fit)}
+    return out
 
 
 def software_from_dict(data: Mapping[str, Any]) -> Software:

@@ -134,4 +134,5 @@ def kernels_per_layer(model: ModelSpec, workload: Workload, software: Software, 
         n += 10
     if workload.task == "lora":
         n += 8 if workload.lora_targets == "attention" else 16
-    return n + np.where(c.tp > 1, np.where(c.sequence_parallel == 1, 4, 2), 0) + np.where(c.cp > 1, c.cp, 0)
+    # enqueuing a collective costs about as much as three launches (stream events, NCCL's host side)
+    return n + np.where(c.tp > 1, np.where(c.sequence_parallel == 1, 12, 6), 0) + np.where(c.cp > 1, 3 * c.cp, 0)

@@ -194,7 +194,7 @@ RULES: tuple[Rule, ...] = (
          _split_fits),
     Rule("vp_available", ("vp",), "DeepSpeed has no interleaved schedule; vp={c.vp} must be 1.",
          lambda x: x.c.vp == 1, (DEEPSPEED,)),
-    Rule("schedule", ("schedule", "pp"), "this framework runs 1F1B only; schedule={c.schedule} is not available.",
+    Rule("schedule", ("schedule",), "this framework runs 1F1B only; schedule={c.schedule} is not available.",
          lambda x: x.c.schedule == int(Schedule.ONE_F_ONE_B), (MEGATRON, DEEPSPEED)),
     Rule("schedule", ("schedule", "pp", "vp"), "schedule={c.schedule} with vp={c.vp}, pp={c.pp} does not exist: GPipe "
          "has vp=1, interleaved zero bubble vp >= 2, zero-bubble V vp=2, and each needs pp > 1.",

@@ -22,6 +22,7 @@ class Software:
         attention: kernel in use: ``unfused``, ``flash1``, ``flash2``, ``flash3``, ``cudnn``.
         fused_elementwise: bias-GELU, dropout-add, SwiGLU and norm kernels are fused.
         cuda_graphs: kernel launches are replayed (no launch floor).
+        launch_blocking: the host waits for every kernel (``CUDA_LAUNCH_BLOCKING=1``), so that launches add up.
         coefficients: see ``COEFFICIENTS``; absent names take the default there.
         defaults: ``ParallelConfig`` fields that the release sets when the user says nothing.
     """
@@ -33,6 +34,7 @@ class Software:
     fused_elementwise: bool = True
     fused_loss: bool = False
     cuda_graphs: bool = False
+    launch_blocking: bool = False
     coefficients: Mapping[str, float] = field(default_factory=dict)
     defaults: Mapping[str, int] = field(default_factory=dict)
     provenance: Provenance = Provenance.DATASHEET
@@ -48,6 +50,12 @@ class Software:
 #: a fit may not leave them.
 COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
     "launch_s": (6e-6, 1e-6, 40e-6, "host time to launch one kernel, framework included"),
+    "layer_s": (
+        100e-6,
+        0.0,
+        1.5e-3,
+        "host time of one layer and pass beyond its launches (modules, autograd, checkpoint and RNG state)",
+    ),
     "gemm_derate": (0.93, 0.70, 1.0, "GEMM rate inside a training step over the isolated benchmark (clocks, cold L2)"),
     "attention_derate": (0.90, 0.60, 1.0, "same for attention kernels"),
     "memory_derate": (0.90, 0.50, 1.0, "same for element-wise kernels"),

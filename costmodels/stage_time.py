@@ -87,7 +87,7 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     tp = stack("tp_forward_s") + stack("tp_backward_s", last=heads * head_tp) + stack("tp_recompute_s", share=redo)
     cp = stack("cp_forward_s") + stack("cp_backward_s") + stack("cp_recompute_s", share=redo)
     ep = stack("ep_forward_s") + stack("ep_backward_s") + stack("ep_recompute_s", share=redo)
-    launches = stack("kernels"), stack("recompute_kernels", share=redo)
+    launches = stack("host_s") + stack("recompute_host_s", share=redo)
     device = forward + backward + recompute + tp + cp + ep
     host = _host_wait(software, layers, launches, device, one, heads)
     return StageTime(forward, backward, recompute, host, tp, cp, ep)
@@ -104,29 +104,27 @@ def _recomputed_share(c: Any, layers: Stages) -> Stages:
     return layers.like(share(layers.first), share(layers.mid), share(layers.last), share(layers.mid_mean))
 
 
-def _host_wait(
-    software: Software, layers: Stages, launches: tuple[Stages, Stages], device: Stages, one: Any, heads: float
-) -> Stages:
+def _host_wait(software: Software, layers: Stages, launches: Stages, device: Stages, one: Any, heads: float) -> Stages:
     """Time by which launching a stage's kernels exceeds running them, plus the host time of a micro-batch.
 
-    The host runs ahead of the device, so a stage takes the longer of both (per micro-batch). Forward launches each
-    kernel once, backward twice; embedding, head, loss and their gradients add some sixty.
+    The host runs ahead of the device, so a stage takes the longer of both (per micro-batch); with blocking launches
+    both add up. Embedding adds about twenty launches, head, loss and their gradients some forty.
     """
     if software.cuda_graphs:
         zero = 0.0 * layers.first
         return layers.like(zero, zero, zero, zero)
     launch, base = software.coefficient("launch_s"), software.coefficient("microbatch_s")
-    kernels, redone = launches
 
-    def wait(k: Any, r: Any, d: Any, extra: Any) -> Any:
-        return np.maximum((3.0 * k + r + extra) * launch - d, 0.0) + base
+    def wait(host: Any, busy: Any, extra: Any) -> Any:
+        host = host + extra * launch
+        return (host if software.launch_blocking else np.maximum(host - busy, 0.0)) + base
 
     head = 40.0 * heads
     return layers.like(
-        wait(kernels.first, redone.first, device.first, 20.0 + np.where(one, head, 0.0)),
-        wait(kernels.mid, redone.mid, device.mid, 0.0),
-        wait(kernels.last, redone.last, device.last, head),
-        wait(kernels.mid_mean, redone.mid_mean, device.mid_mean, 0.0),
+        wait(launches.first, device.first, 20.0 + np.where(one, head, 0.0)),
+        wait(launches.mid, device.mid, 0.0),
+        wait(launches.last, device.last, head),
+        wait(launches.mid_mean, device.mid_mean, 0.0),
     )
 
 

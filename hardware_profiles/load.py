@@ -18,6 +18,9 @@ from .types import GB, GIB, Cluster, Gpu, Tier
 from .yaml_reader import Section, read_yaml
 
 __all__ = [
+    "CLUSTER_DIR",
+    "CURVES_DIR",
+    "GPU_DIR",
     "LINK_KINDS",
     "cluster_from_dict",
     "cluster_from_gpu",

@@ -6,6 +6,7 @@ A figure is a mapping ``{value: 3350, source: "..."}``; in a user's own file a b
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +18,9 @@ import yaml
 from .errors import InvalidProblemError, did_you_mean
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads ten times faster
+# libyaml recurses per level and overruns the stack some tens of thousands deep, which no handler can catch
+_MAX_BRACKETS = 5_000
+_INLINE_NESTING = re.compile(rb"(?:[-?:][ \t]+){100}")
 
 
 class _UniqueKeyLoader(_Base):  # type: ignore[misc]
@@ -26,7 +30,7 @@ class _UniqueKeyLoader(_Base):  # type: ignore[misc]
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, _ in node.value:
-                if key.tag == "tag:yaml.org,2002:merge":
+                if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                     continue
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
@@ -54,10 +58,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _read_yaml(path: Path, _mtime_ns: int, _size: int) -> dict[str, Any]:
     raw = path.read_bytes()
+    if raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS or _INLINE_NESTING.search(raw):
+        raise InvalidProblemError(f"{path}: is nested too deeply to be a hardware file.")
     try:
         data = yaml.load(raw, Loader=_UniqueKeyLoader)
     except UnicodeDecodeError:
         raise InvalidProblemError(f"{path}: is not UTF-8 text; save it as a YAML text file.") from None
+    except ValueError as error:  # a date such as 2024-99-99
+        raise InvalidProblemError(f"{path}: holds a value that YAML cannot read ({error}).") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
@@ -184,9 +192,13 @@ class Section:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             hint = " (YAML reads 1e12 as text; write 1.0e+12)" if isinstance(value, str) and _is_number(value) else ""
             raise self.error(key, f"is {_kind(value)}, expected a number{hint}")
-        if not math.isfinite(value):
-            raise self.error(key, f"is {value}, expected a finite number")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise self.error(key, f"is {number}, expected a finite number")
+        return number
 
 
 def _is_number(text: str) -> bool:

@@ -20,7 +20,7 @@ class Plan:
         precision: of this plan (equals the workload's unless ``--allow`` let the search vary it).
         metrics: ``step_s``, ``step_low_s``, ``step_high_s``, ``tokens_per_s_per_gpu``, ``mfu``, ``hfu``,
             ``peak_bytes``, ``peak_low_bytes``, ``peak_high_bytes``, ``memory_share``, ``p_fit``,
-            ``bubble_fraction``, ``exposed_comm_fraction``; with a price or token count also
+            ``bubble_fraction``, ``exposed_comm_fraction``, ``fullest_stage``; with a price or token count also
             ``dollars_per_million_tokens``, ``days``, ``dollars``.
         time_s, memory_bytes: the named parts of ``TimeBreakdown`` and ``MemoryBreakdown``.
         stage_layers: layers on each pipeline stage (first to last).
@@ -59,10 +59,17 @@ class SearchReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSet:
-    """Ranked plans of one problem; ``to_json`` lives in ``plan_json.py``."""
+    """Ranked plans of one problem; ``to_json`` lives in ``plan_json.py``.
+
+    Attributes:
+        plans: the best ``problem.top``; front: the front of step time against peak memory over all feasible
+            candidates, fastest first, each with its rank in the whole ranking.
+        provenance: versions and hashes of what the numbers come from.
+    """
 
     problem: PlanningProblem
     plans: tuple[Plan, ...]
     search: SearchReport
+    front: tuple[Plan, ...] = ()
     kind: str = "training"
     provenance: Mapping[str, str] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Integral
 
 from ..costmodels.model_spec import ModelSpec
 from ..costmodels.parallel import CONFIG_FIELDS
@@ -138,5 +138,5 @@ def _check_ranges(p: PlanningProblem) -> None:
         ("The price per GPU hour", p.price_per_gpu_hour),
         ("The number of tokens", p.tokens),
     ):
-        if not isinstance(value, Real) or not 0.0 <= float(value) < float("inf"):
+        if not 0.0 <= value < float("inf"):
             raise InvalidProblemError(f"{name} is {value}; it must be a number of at least 0.")

@@ -1,20 +1,22 @@
 """Every configuration worth pricing, as one table, and how many each rule of the framework removed.
 
-The space is a tree of small blocks of fields: degrees, context-parallel exchange, experts, pipeline chunks and schedule,
-micro-batch, sharding, offload, recompute. A block's options depend on fields of earlier blocks only, so a rule is
-applied as soon as its fields are known, and what it removes is counted in whole candidates (rows times the options
-that the later blocks would have had). No Python loop runs over candidates, only over distinct keys of a block.
+The space is a tree of small blocks of fields: degrees, context-parallel exchange, experts, pipeline chunks and
+schedule, micro-batch, sharding, offload, recompute. A block's options depend on fields of earlier blocks only, so a
+rule is applied as soon as its fields are known, and what it removes is counted in whole candidates (rows times the
+options that the later blocks would have had). No Python loop runs over candidates, only over distinct keys of a block.
 
-Domains where no pin says otherwise: tp divides the GPUs and stays in the scale-up domain; cp leaves at least 1024 tokens
-on a rank; etp is 1 or tp; vp deals out evenly (embedding and loss counted or not) or is at most 4; micro-batches are
-divisors of the batch up to 16; ZeRO shards over all replicas or over those of one node; sequence parallelism is on
-where tp > 1. One layer split belongs to each (pp, vp): even, else embedding and loss counted, else a layout.
+Domains where no pin says otherwise: tp divides the GPUs and stays in the scale-up domain; cp leaves at least 1024
+tokens on a rank; etp is 1 or tp; vp deals out evenly (embedding and loss counted or not) or is at most 4;
+micro-batches are divisors of the batch up to 16; ZeRO shards over all replicas or over those of one node; sequence
+parallelism is on where tp > 1. One layer split belongs to each (pp, vp): even, else embedding and loss counted, else a
+layout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..costmodels.candidates import CandidateTable, unique_rows
 from ..costmodels.parallel import CpComm, LayerSplit, ParallelConfig, Recompute, Schedule
-from ..costmodels.rules import FRAMEWORKS, RULES, rules_of, violations
+from ..costmodels.rules import rules_of, violations
 from .problem import PlanningProblem
 
 Columns = dict[str, NDArray[np.int64]]
@@ -31,6 +33,7 @@ Options = list[tuple[int, ...]]
 MAX_MICRO_BATCH = 16
 MAX_UNEVEN_VP = 4
 MIN_TOKENS_PER_CP_RANK = 1024
+_SWITCHES = ("overlap_grad_reduce", "overlap_param_gather", "tp_overlap")
 _ZERO_STAGES = {
     "megatron-lm": (0, 1, 2, 3),
     "torchtitan": (2, 3),
@@ -92,17 +95,17 @@ def enumerate_space(problem: PlanningProblem) -> Space:
     weights = [_option_count(b, columns) for b in blocks]
     later = _product(weights, len(columns["tp"]))
     enumerated = int(later.sum())
-    known = {"tp", "cp", "pp", "dp", "sequence_parallel", *_settings(problem)}
+    known = {"tp", "cp", "pp", "dp"}
     keep = _sieve(problem, columns, frozenset(known), applied, removed, later)
-    whole = _batch_divides(problem, columns) & keep
-    removed["batch"] = int(later[keep & ~whole].sum())
-    columns = {k: v[whole] for k, v in columns.items()}
+    divides = np.asarray(problem.workload.global_batch % columns["dp"] == 0)  # else no micro-batch does either
+    removed["batch"] = int(later[keep & ~divides].sum())
+    columns = {k: v[keep & divides] for k, v in columns.items()}
     for i, block in enumerate(blocks):
         columns = _expand(block, columns)
         known |= set(block.fields)
         later = _product([_option_count(b, columns) for b in blocks[i + 1 :]], len(columns["tp"]))
         keep = _sieve(problem, columns, frozenset(known), applied, removed, later)
-        columns = {k: v[keep] for k, v in columns.items()}
+        columns = columns if keep.all() else {k: v[keep] for k, v in columns.items()}
     table, cell = _finish(problem, columns, removed)
     return Space(table, cell, enumerated, {k: v for k, v in removed.items() if v})
 
@@ -133,16 +136,6 @@ def excluded(problem: PlanningProblem, table: CandidateTable) -> NDArray[np.bool
     return hit
 
 
-def _settings(problem: PlanningProblem) -> dict[str, int]:
-    """Switches with one value: the pin, else the release's default, else the dataclass's."""
-    base = ParallelConfig()
-    names = ("overlap_grad_reduce", "overlap_param_gather", "tp_overlap")
-    default = {n: int(problem.software.defaults.get(n, getattr(base, n))) for n in names}
-    if problem.framework == "deepspeed":
-        default["tp_overlap"] = 0
-    return {n: problem.pins[n][0] if n in problem.pins else default[n] for n in names}
-
-
 def _mesh(problem: PlanningProblem) -> Columns:
     """Degrees whose product is the number of GPUs."""
     world, pins = problem.cluster.n_gpus, problem.pins
@@ -160,19 +153,7 @@ def _mesh(problem: PlanningProblem) -> Columns:
     if "dp" in pins:
         ok &= np.isin(dp, pins["dp"])
     tp, cp, pp, dp = (a[ok].astype(np.int64) for a in (tp, cp, pp, dp))
-    # with tp == 1 there is nothing to split, whatever the pin says
-    sp = np.where(tp > 1, int(pins["sequence_parallel"][0]) if "sequence_parallel" in pins else 1, 0)
-    columns: Columns = {"tp": tp, "cp": cp, "pp": pp, "dp": dp, "sequence_parallel": sp.astype(np.int64)}
-    for name, value in _settings(problem).items():
-        columns[name] = np.full(len(tp), value, dtype=np.int64)
-    columns["tp_overlap"] = columns["tp_overlap"] * ((tp > 1) & (sp == 1))
-    columns["_cell"] = np.zeros(len(tp), dtype=np.int64)
-    return columns
-
-
-def _batch_divides(problem: PlanningProblem, columns: Columns) -> NDArray[np.bool_]:
-    """Even a micro-batch of one needs the batch to divide by dp."""
-    return np.asarray(problem.workload.global_batch % columns["dp"] == 0)
+    return {"tp": tp, "cp": cp, "pp": pp, "dp": dp, "_cell": np.zeros(len(tp), dtype=np.int64)}
 
 
 def _product(weights: list[NDArray[np.int64]], n: int) -> NDArray[np.int64]:
@@ -187,9 +168,8 @@ def _keyed(block: Block, columns: Columns) -> tuple[list[Options], NDArray[np.in
     n = len(columns["tp"])
     if not block.keys:
         return [block.options()], np.zeros(n, dtype=np.int64)
-    stacked = np.stack([columns[k] for k in block.keys], axis=1)
-    distinct, inverse = np.unique(stacked, axis=0, return_inverse=True)
-    return [block.options(*(int(v) for v in row)) for row in distinct], inverse.reshape(-1).astype(np.int64)
+    first, inverse = unique_rows([columns[k] for k in block.keys])
+    return [block.options(*(int(columns[k][i]) for k in block.keys)) for i in first], inverse
 
 
 def _option_count(block: Block, columns: Columns) -> NDArray[np.int64]:
@@ -257,6 +237,7 @@ def _blocks(problem: PlanningProblem) -> list[Block]:
     """The tree of blocks after the degrees; recompute is the last."""
     p = problem
     return [
+        Block(("sequence_parallel", *_SWITCHES), ("tp",), lambda tp: _switch_options(p, tp)),
         Block(("cp_comm",), ("cp",), lambda cp: _cp_options(p, cp)),
         Block(("ep", "etp"), ("tp", "cp", "dp"), lambda tp, cp, dp: _expert_options(p, tp, tp * cp * dp)),
         Block(("vp", "layer_split", "schedule"), ("pp",), lambda pp: _pipeline_options(p, pp)),
@@ -265,6 +246,17 @@ def _blocks(problem: PlanningProblem) -> list[Block]:
         Block(("optimizer_offload",), (), lambda: [(v,) for v in _offload_values(p)]),
         Block(("recompute", "recompute_layers"), (), lambda: recompute_options(p)),
     ]
+
+
+def _switch_options(p: PlanningProblem, tp: int) -> Options:
+    """Sequence parallelism where tp > 1; the other switches as the release sets them, unless pinned."""
+    out: Options = []
+    for sp in p.pins.get("sequence_parallel", (int(tp > 1),)):
+        default = {n: int(p.software.defaults.get(n, getattr(ParallelConfig(), n))) for n in _SWITCHES}
+        if p.framework == "deepspeed" or tp == 1 or not sp:
+            default["tp_overlap"] = 0
+        out += [(sp, *rest) for rest in product(*(p.pins.get(n, (default[n],)) for n in _SWITCHES))]
+    return out
 
 
 def _cp_options(p: PlanningProblem, cp: int) -> Options:
@@ -310,7 +302,7 @@ def natural_split(layers: int, pp: int, vp: int) -> int:
 def _schedules(p: PlanningProblem, pp: int, vp: int) -> tuple[int, ...]:
     plain = int(Schedule.ONE_F_ONE_B)
     if "schedule" in p.pins:
-        return p.pins["schedule"] if pp > 1 else (plain,)
+        return p.pins["schedule"]
     if pp == 1 or p.framework in ("megatron-lm", "deepspeed"):
         return (plain,)
     if vp == 1:
@@ -381,6 +373,3 @@ def _recompute_masks(p: PlanningProblem) -> tuple[int, ...]:
     if p.framework == "any":
         sets.append(norm | act)
     return tuple(dict.fromkeys(sets))
-
-
-__all__ = ["FRAMEWORKS", "RULES", "Space", "divisors", "enumerate_space", "excluded", "natural_split"]

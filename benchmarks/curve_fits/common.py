@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
+
 from meshwright.hardware_profiles.load import GPU_DIR
 from meshwright.hardware_profiles.types import Curve, Fit, Gpu, Provenance
-from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Coefficients = dict[str, float]
@@ -80,20 +81,18 @@ def solve(
 
     names = list(bounds)
     low, start, high = (np.array([bounds[n][i] for n in names]) for i in range(3))
-    scale = np.where(high > low, high - low, 1.0)
+    span = high - low  # zero for a fixed coefficient
     mask = np.ones(len(rows.seconds), bool) if keep is None else keep
     root = np.sqrt(rows.weight[mask])
 
     def residual(unit: Array) -> Array:
-        predicted = rows.predict(dict(zip(names, (low + unit * scale).tolist(), strict=True)))
+        predicted = rows.predict(dict(zip(names, (low + unit * span).tolist(), strict=True)))
         out: Array = root * np.log(predicted[mask] / rows.seconds[mask])
         return out
 
-    first = np.clip((start - low) / scale, 1e-6, 1 - 1e-6)
-    found = least_squares(
-        residual, first, bounds=(0.0, 1.0), loss="soft_l1", f_scale=0.1, diff_step=1e-3, max_nfev=80
-    )
-    return dict(zip(names, (low + found.x * scale).tolist(), strict=True))
+    first = np.clip((start - low) / np.where(span > 0, span, 1.0), 1e-6, 1 - 1e-6)
+    found = least_squares(residual, first, bounds=(0.0, 1.0), loss="soft_l1", f_scale=0.1, diff_step=1e-3, max_nfev=80)
+    return dict(zip(names, (low + found.x * span).tolist(), strict=True))
 
 
 def left_out_error(rows: Rows, bounds: Mapping[str, tuple[float, float, float]], folds: int = 4) -> Array:
@@ -129,7 +128,7 @@ def entry(
     fit: dict[str, Any] = {"source": source, "n_rows": len(rows.seconds) if rows else 0, "mape": round(float(mape), 4)}
     fit["rows_sha256"] = sha256(rows.lines) if rows else ""
     fit["borrowed_from"] = borrowed_from
-    numbers = {k: float(f"{v:.6g}") for k, v in coefficients.items()}
+    numbers = {k: 0.0 if abs(v) < 1e-12 else float(f"{v:.6g}") for k, v in coefficients.items()}
     return {"coefficients": numbers, "provenance": provenance, "fit": fit}
 
 

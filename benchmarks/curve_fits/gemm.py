@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from meshwright.costmodels.compute import gemm_time_s, grouped_gemm_time_s, memory_bound_time_s
 
 from .common import (
@@ -80,7 +81,7 @@ def fit_gemm(data: Path, table: str, kind: str) -> dict[str, Any] | None:
     return entry(kept, GEMM_SOURCE.format(table, note), rows=rows, mape=mape)
 
 
-def fit_grouped_rate(data: Path, table: str, gemm: dict[str, Any]) -> float:
+def fit_grouped_rate(data: Path, table: str, gemm: dict[str, Any]) -> float | None:
     """Rate of grouped over plain GEMMs: fused-MoE timings (two GEMMs, activation, permutation), balanced, bf16."""
     frame = read(data, "kernels/moe_by_shape.csv")
     frame = frame[
@@ -88,10 +89,10 @@ def fit_grouped_rate(data: Path, table: str, gemm: dict[str, Any]) -> float:
         & (frame.moe_dtype == "bfloat16")
         & (frame.distribution == "balanced")
         & (frame.num_tokens >= 1024)
-        & ((frame.kernel_source == "moe_torch_flow_cutlass") | ((table == "a100_sxm") & (frame.num_tokens >= 1024)))
+        & (frame.kernel_source == "moe_torch_flow_cutlass")
     ]
     if len(frame) < 4:
-        return 0.8
+        return None
     gpu = bare_gpu(DEVICES[table])
     experts = (frame.num_experts / frame.moe_ep_size).to_numpy(float)
     tokens = (frame.num_tokens * frame.topk / frame.num_experts).to_numpy(float)
@@ -179,21 +180,22 @@ def fit_v100(data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def fit_memory(data: Path, table: str) -> dict[str, Any]:
-    """Element-wise kernels: gated activation and residual add of vidur's layers (its norm kernel is an old one)."""
+    """Element-wise kernels of vidur's layers: gated activation and residual add, pooled.
+
+    The two run at very different shares of the bandwidth (A100 0.50 and 0.88), so the error is large by nature;
+    training frameworks' fused kernels lie between. Its norm kernel (0.34) is left out as untypical.
+    """
     import pandas as pd
 
     frame = read(data, "kernels/vidur_linear_ops.csv")
     frame = frame[(frame.gpu == table[:4]) & (frame.num_tokens >= 128)]
     tokens, tp = frame.num_tokens, frame.num_tensor_parallel_workers
-    moved = pd.concat([6 * tokens * frame.n_expanded_embd / tp, 6 * tokens * frame.n_embd])
-    seconds = pd.concat([frame.mlp_act_ms, frame.add_ms]) * 1e-3
-    names = pd.Series(["act"] * len(frame) + ["add"] * len(frame))
-    group = pd.concat([frame.model, frame.model])
+    moved = pd.concat([6 * tokens * frame.n_expanded_embd / tp, 6 * tokens * frame.n_embd]).to_numpy(float)
+    seconds = pd.concat([frame.mlp_act_ms, frame.add_ms]).to_numpy(float) * 1e-3
+    group = pd.concat([frame.model, frame.model]).to_numpy(str)
+    keep = seconds > 0
     source = "microsoft/vidur@7d47513 (MIT) mlp.csv, mlp_act and add, 128 tokens and more"
-    keep = (seconds > 0).to_numpy()
-    return _fit_memory(
-        DEVICES[table], moved.to_numpy(float)[keep], seconds[keep], names[keep] + group.to_numpy()[keep], source
-    )
+    return _fit_memory(DEVICES[table], moved[keep], seconds[keep], group[keep], source)
 
 
 def _fit_memory(name: str, moved: Array, seconds: Any, group: Any, source: str) -> dict[str, Any]:
@@ -206,7 +208,7 @@ def _fit_memory(name: str, moved: Array, seconds: Any, group: Any, source: str) 
         lines=[f"{a:g},{b:g}" for a, b in zip(moved, seconds, strict=True)],
         classes={">10MB": moved > 1e7},
     )
-    bounds = {"efficiency": (0.4, 0.8, 0.95), "floor_s": (5e-7, 2.5e-6, 6e-6)}
+    bounds = {"efficiency": (0.4, 0.8, 0.95), "floor_s": (1e-6, 2.5e-6, 6e-6)}
     error = left_out_error(rows, bounds)
     report(f"memory bound {name}", rows, error)
     return entry(solve(rows, bounds), source, rows=rows, mape=np.abs(error).mean())

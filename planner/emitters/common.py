@@ -127,3 +127,28 @@ def manifest(emitter: Emitter, plan_set: PlanSet, plan: Plan, notes: Sequence[st
         "notes": list(notes),
     }
     return json.dumps(value, indent=2) + "\n"
+
+
+def refuse_dense_only(plan_set: PlanSet, what: str) -> str | None:
+    """Why a script of our own that builds plain transformers cannot build the model, or None."""
+    model = plan_set.problem.model
+    if model.moe:
+        return f"{what} builds dense models, and {model.name} has experts"
+    if model.attention.kind != "mha":
+        return f"{what} builds ordinary attention, and {model.name} has latent attention"
+    if model.parallel_block or model.mtp_layers:
+        return f"{what} has neither parallel blocks nor multi-token prediction"
+    if model.attention.window and model.attention.windowed_layers:
+        return f"{what} has no sliding windows"
+    if plan_set.problem.workload.task == "lora":
+        return f"{what} trains all weights, not adapters"
+    return None
+
+
+def job_files(plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> tuple[dict[str, str], str]:
+    """What ``--wrap`` adds to a bundle, and the command that starts it."""
+    if options.wrap != "slurm":
+        return {}, "bash launch.sh"
+    from .slurm import job_script
+
+    return {"job.sbatch": job_script(plan_set, plan, options)}, "sbatch job.sbatch"

@@ -14,6 +14,7 @@ from .common import (
     cluster_defaults,
     global_batch,
     header,
+    job_files,
     manifest,
     torchrun_array,
     user_env,
@@ -79,13 +80,8 @@ class MegatronLm:
             lines += ["", *array(name, flags)]
         words = ['"${TORCHRUN_ARGS[@]}"', '"$MEGATRON_DIR/pretrain_gpt.py"', *(f'"${{{name}[@]}}"' for name in used)]
         lines += ["", "exec torchrun \\", *(f"  {word} \\" for word in words), '  "$@"']
-        files = {"launch.sh": script(lines)}
-        command = "bash launch.sh"
-        if options.wrap == "slurm":
-            from .slurm import job_script
-
-            files["job.sbatch"] = job_script(plan_set, plan, options)
-            command = "sbatch job.sbatch"
+        extra, command = job_files(plan_set, plan, options)
+        files = {"launch.sh": script(lines), **extra}
         files["launch.json"] = manifest(self, plan_set, plan, notes)
         return LaunchBundle(files=files, executable=frozenset({"launch.sh"}), command=command)
 

@@ -8,8 +8,11 @@ from .shell import Flag, flag
 
 #: Families whose two-matrix feed-forward uses the squared ReLU (arXiv 2402.16819, section 2.1).
 SQUARED_RELU_FAMILIES = ("nemotron",)
-#: Families with ALiBi, which Megatron-LM 0.19 does not have (BLOOM: arXiv 2211.05100; MPT: llm-foundry).
-ALIBI_FAMILIES = ("bloom", "mpt")
+#: Families with ALiBi, which Megatron-LM 0.19 does not have (BLOOM: arXiv 2211.05100; MPT: llm-foundry; Baichuan
+#: 13B: arXiv 2309.10305).
+ALIBI_FAMILIES = ("bloom", "mpt", "baichuan")
+#: Families that route by sigmoid scores with a bias that balances experts (arXiv 2412.19437, section 2.1.2).
+SIGMOID_FAMILIES = ("deepseek_v3", "glm4_moe")
 
 
 def refuse_model(model: ModelSpec) -> str | None:
@@ -38,8 +41,16 @@ def model_notes(model: ModelSpec) -> list[str]:
             "Megatron-LM ties the biases of the attention projections to those of the feed-forward; "
             f"here they are {'on' if on else 'off'} (query, key and value biases can be on alone)."
         )
-    if model.gated_ffn and "gemma" in model.family:
-        notes.append("--swiglu stands in for the model's GeGLU, which costs the same.")
+    if model.gated_ffn and model.family.startswith(("gemma", "gpt_oss")):
+        notes.append("--swiglu stands in for the model's own gated activation, which costs the same.")
+    if attention.qk_norm_full:
+        notes.append("Megatron-LM normalises queries and keys per head; the model does it over all heads.")
+    if model.embedding_norm:
+        notes.append("Megatron-LM has no norm behind the embedding; it is left out.")
+    if model.norm_vectors is not None or model.norms_per_layer is not None:
+        notes.append("norms are Megatron-LM's (two in a layer, with all their vectors), not quite the model's.")
+    if model.moe and model.moe.router_bias and model.family not in SIGMOID_FAMILIES:
+        notes.append("the router's bias is left out.")
     if model.moe and model.moe.dense_first is False and model.n_dense_layers:
         notes.append("dense and sparse layers alternate evenly; check the order against the model's card.")
     return notes
@@ -71,6 +82,8 @@ def model_flags(model: ModelSpec, *, seq_len: int) -> list[Flag]:
             flags.append(flag("--add-qkv-bias"))
     if attention.qk_norm:
         flags.append(flag("--qk-layernorm"))
+    if attention.sinks:
+        flags.append(flag("--softmax-type", "learnable"))
     if not model.tied_embeddings:
         flags.append(flag("--untie-embeddings-and-output-weights"))
     dropout = 0.1 if model.dropout else 0.0
@@ -139,12 +152,16 @@ def moe_flags(model: ModelSpec, *, token_drop: float) -> list[Flag]:
     ]
     if moe.shared_ffn_hidden:
         flags.append(flag("--moe-shared-expert-intermediate-size", moe.shared_ffn_hidden))
+        if moe.shared_gate:
+            flags.append(flag("--moe-shared-expert-gate"))
     if moe.n_moe_layers < model.n_layers:
         dense = model.n_layers - moe.n_moe_layers
         first = [0] * dense + [1] * moe.n_moe_layers
         pattern = first if moe.dense_first else spread(model.n_layers, moe.n_moe_layers)
         flags.append(flag("--moe-layer-freq", encode_pattern(pattern)))
-    if moe.top_k == 1:  # softmax over one chosen expert has no gradient
+    if moe.router_bias and model.family in SIGMOID_FAMILIES:
+        flags += [flag("--moe-router-score-function", "sigmoid"), flag("--moe-router-enable-expert-bias")]
+    elif moe.top_k == 1:  # softmax over one chosen expert has no gradient
         flags.append(flag("--moe-router-pre-softmax"))
     if token_drop:
         flags += [flag("--moe-expert-capacity-factor", token_drop), flag("--moe-pad-expert-input-to-capacity")]

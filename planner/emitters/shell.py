@@ -16,8 +16,10 @@ def flag(name: str, *values: object) -> Flag:
 
 
 def quote(value: object) -> str:
-    """One shell word, whatever the text holds (newlines and quotes included)."""
-    return shlex.quote(str(value))
+    """One shell word, whatever the text holds (newlines and quotes included; commas too, for linters)."""
+    text = str(value)
+    word = shlex.quote(text)
+    return f"'{text}'" if word == text and "," in text else word
 
 
 def comment(text: str, *, width: int = 110) -> list[str]:

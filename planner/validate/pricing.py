@@ -66,7 +66,8 @@ def group_key(row: RowProblem) -> tuple[object, ...]:
     """Rows with equal keys may be priced in one call."""
     c = row.cluster
     cluster = (c.gpu.name, c.nodes, c.gpus_per_node, c.tiers)
-    software = (row.software.name, row.software.attention)
+    s = row.software
+    software = (s.name, s.attention, s.launch_blocking)
     return (row.model, replace(row.workload, global_batch=0), cluster, software)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ...costmodels.load_software import Era, software_for_run
 from ...costmodels.model_dims import model_from_dims
@@ -101,7 +102,7 @@ def _build(run: Run) -> RowProblem:
     facts = facts_of(run.source)
     model, model_notes = _model(run, facts)
     cluster, cluster_notes = _cluster(run, gpu, n_gpus)
-    software, era, software_why = _software(run, gpu)
+    software, era, software_why = _software(run, gpu, facts)
     workload, workload_notes = _workload(run, gpu, era, facts, seq_len)
     row = RowProblem(
         run=run,
@@ -134,7 +135,7 @@ def _model(run: Run, facts: SourceFacts) -> tuple[ModelSpec, list[str]]:
         "n_layers", "hidden", "n_heads", "n_kv_heads", "ffn_hidden", "vocab", "n_experts", "top_k",
         "moe_ffn_hidden", "n_moe_layers", "seq_len",
     )  # fmt: skip
-    cells = {name: run.integer(name) for name in columns}
+    cells: dict[str, Any] = {name: run.integer(name) for name in columns}
     mpt = "mpt" in run.text("model_name").lower()
     model, notes = model_from_dims(name=run.text("model_name") or "unnamed", family="mpt" if mpt else None, **cells)
     if facts.model:
@@ -178,11 +179,16 @@ def run_year(run: Run) -> int | None:
     return 2000 + int(arxiv.group(1)) if arxiv else None
 
 
-def _software(run: Run, gpu: Gpu) -> tuple[Software, Era, str | None]:
+def _software(run: Run, gpu: Gpu, facts: SourceFacts) -> tuple[Software, Era, str | None]:
     words = " ".join(run.text(name) for name in ("source_id", "source_url_or_repo_path", "model_name", "notes"))
     words += " " + run.text("zero_stage_or_fsdp")
     option = "compile" if re.search(r"torch\.?compile", words) or run.text("precision").startswith("fp8") else "eager"
-    return software_for_run(run.text("framework"), run_year(run), gpu.architecture, words, option)
+    software, era, why = software_for_run(run.text("framework"), run_year(run), gpu.architecture, words, option)
+    changes = dict(facts.software)
+    blocking = re.search(r"CUDA_LAUNCH_BLOCKING\s*=\s*([01])", run.text("notes"))
+    if blocking:
+        changes["launch_blocking"] = blocking.group(1) == "1"
+    return (replace(software, **changes) if changes else software), era, why
 
 
 def _workload(run: Run, gpu: Gpu, era: Era, facts: SourceFacts, seq_len: int) -> tuple[Workload, list[str]]:

@@ -21,6 +21,7 @@ class SourceFacts:
     model: Mapping[str, Any] = field(default_factory=dict)
     workload: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, int] = field(default_factory=dict)
+    software: Mapping[str, Any] = field(default_factory=dict)
     why: str = ""
 
 
@@ -29,6 +30,6 @@ def facts_of(source: str) -> SourceFacts:
     """Facts of one source id."""
     for entry in yaml.safe_load(_TABLE.read_text(encoding="utf-8")):
         if re.search(entry["match"], source.lower()):
-            kinds = {kind: entry.get(kind, {}) for kind in ("model", "workload", "config")}
+            kinds = {kind: entry.get(kind, {}) for kind in ("model", "workload", "config", "software")}
             return SourceFacts(**kinds, why=entry["why"])
     return SourceFacts()

@@ -16,7 +16,9 @@ def test_counts(text, value):
     assert parse_count(text, "--tokens") == value
 
 
-@pytest.mark.parametrize("text", ["", "T", "15TT", "-1", "-1T", "0", "0T", "nan", "inf", "1e999", "15 trillion", "1,5T"])
+@pytest.mark.parametrize(
+    "text", ["", "T", "15TT", "-1", "-1T", "0", "0T", "nan", "inf", "1e999", "15 trillion", "1,5T"]
+)
 def test_bad_counts_name_the_flag(text):
     with pytest.raises(InvalidProblemError, match=r"^--tokens: .*\.$"):
         parse_count(text, "--tokens")
@@ -54,7 +56,9 @@ def test_ranges(low, more):
     assert parse_range(str(low), "--nodes") == (low, low)
 
 
-@pytest.mark.parametrize("text", ["", "0", "0..4", "8..4", "1...4", "1..", "..4", "-1", "a..b", "1.5", "1-4", "²", "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0..4", "8..4", "1...4", "1..", "..4", "-1", "a..b", "1.5", "1-4", "²", "9" * 5000]
+)
 def test_bad_ranges_name_the_flag(text):
     with pytest.raises(InvalidProblemError, match=r"^--nodes: .*\.$"):
         parse_range(text, "--nodes")

@@ -19,6 +19,7 @@ FLASH = curve(
     efficiency_fwd=0.65, efficiency_bwd=0.55, key_prologue_fwd=150.0, key_prologue_bwd=200.0, head_power_fwd=0.3,
     head_power_bwd=0.3, head_power_above=0.0, tail=0.7, floor_s=8e-6,
 )  # fmt: skip
+UNFUSED = curve(gemm_efficiency_fwd=0.5, gemm_efficiency_bwd=0.6, score_bytes_fwd=9.0, score_bytes_bwd=11.0)
 RING = {"start_s": 8e-6, "hop_s": 1.2e-6, "hop_inside_s": 3.4e-6, "efficiency": 0.8, "half_bytes": 2e6}
 TREE = {"tree_start_s": 8e-6, "tree_hop_s": 3e-6, "tree_efficiency": 0.8, "tree_half_bytes": 4e6}
 NET = {"start_s": 15e-6, "hop_s": 14e-6, "efficiency": 0.9, "half_bytes": 1e6}
@@ -41,7 +42,7 @@ def gpu(**changes: object) -> Gpu:
         "peak_flops": {"bf16": 989e12, "fp16": 989e12, "fp8": 1979e12}, "memory_bytes": 80e9,
         "hbm_bytes_per_s": 3.35e12, "host_bytes_per_s": 55e9, "sm_count": 132, "power_w": 700.0,
         "gemm": {"bf16": GEMM, "fp8": GEMM},
-        "attention": {"flash2": FLASH, "flash3": FLASH, "unfused": curve(gemm_efficiency=0.5, score_bytes_fwd=9.0, score_bytes_bwd=11.0)},
+        "attention": {"flash2": FLASH, "flash3": FLASH, "unfused": UNFUSED},
         "memory_bound": curve(efficiency=0.9, floor_s=2.5e-6), "collectives": collectives(),
     }  # fmt: skip
     return Gpu(**(values | changes))  # type: ignore[arg-type]

@@ -75,6 +75,7 @@ def test_impossible_sizes(size: dict[str, int], message: str, curves_dir: Path) 
         ("gbytes_per_s_per_gpu: 25", "gbytes_per_s_per_gpu: -25", "is -25, expected more than zero"),
         ("gbytes_per_s_per_gpu: 25", "gbytes_per_s_per_gpu: 0", "expected more than zero"),
         ("gbytes_per_s_per_gpu: 25", "gbytes_per_s_per_gpu: .nan", "expected a finite number"),
+        ("gbytes_per_s_per_gpu: 25", "gbytes_per_s_per_gpu: 1" + 400 * "0", "expected a finite number"),
         ("gbytes_per_s_per_gpu: 25", "gbytes_per_s_per_gpu: 1e2", "write 1.0e"),
         ("gbytes_per_s_per_gpu: 25", "gbytes_per_s_per_gpu: {value: 25}", "gbytes_per_s_per_gpu.source is missing"),
         ("latency_us: 3", "latency_us: -1", "expected zero or more"),
@@ -89,6 +90,9 @@ def test_impossible_sizes(size: dict[str, int], message: str, curves_dir: Path) 
         ("gpu: h100-sxm-80gb", "gpu: h100-sxn-80gb", "mine.yaml: gpu: Unknown GPU .*h100-sxm-80gb"),
         ("gpu: h100-sxm-80gb", "gpu: A100", "mine.yaml: gpu: GPU 'A100' is ambiguous"),
         ("gpu: h100-sxm-80gb", "gpu: [1]", "neither a GPU's name nor a mapping"),
+        ("name: mine", "name: mine\n1: 2", "unknown key 1"),
+        ("name: mine", "name: mine\n? [a]\n: b", "is not valid YAML in line 3"),
+        ("name: mine", "name: 2024-99-99", "holds a value that YAML cannot read"),
         ("name: mine", "name: [mine", "is not valid YAML in line"),
     ],
 )
@@ -105,6 +109,8 @@ def test_unreadable_files(write, tmp_path: Path, curves_dir: Path) -> None:  # t
         (str(tmp_path / "folder.yml"), "cannot be read"),
         (write("- a\n- b\n", "list.yaml"), "holds a list, expected a mapping"),
         (write("", "empty.yaml"), "holds nothing"),
+        (write("a: " + 100_000 * "[", "deep.yaml"), "nested too deeply"),
+        (write(100_000 * "- ", "dashes.yaml"), "nested too deeply"),
     ]:
         (tmp_path / "folder.yml").mkdir(exist_ok=True)
         with pytest.raises(InvalidProblemError, match=message):

@@ -36,7 +36,13 @@ def _pretend_transformer_engine() -> None:
     from megatron.core.transformer.moe import moe_utils
 
     rope_utils.fused_apply_rotary_pos_emb = rope_utils.fused_apply_rotary_pos_emb or print
-    for name in ("permute", "permute_with_probs", "sort_chunks_by_index", "sort_chunks_by_index_with_probs", "unpermute"):
+    for name in (
+        "permute",
+        "permute_with_probs",
+        "sort_chunks_by_index",
+        "sort_chunks_by_index_with_probs",
+        "unpermute",
+    ):
         setattr(moe_utils, f"fused_{name}", getattr(moe_utils, f"fused_{name}") or print)
     for name, module in list(sys.modules.items()):
         if name.startswith("megatron.") and hasattr(module, "is_te_min_version"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hypothesis import strategies as st
+
 from meshwright.costmodels.model_spec import AttentionSpec, ModelSpec, MoeSpec
 from meshwright.costmodels.parallel import CpComm, LayerSplit, ParallelConfig, Recompute
 from meshwright.costmodels.software import Software
@@ -36,9 +37,7 @@ def gpu(architecture: str = "hopper") -> Gpu:
 
 def cluster(nodes: int, gpus_per_node: int, architecture: str = "hopper") -> Cluster:
     tier = Tier(kind="nvlink", domain_gpus=nodes * gpus_per_node, bytes_per_s=4.5e11, latency_s=1e-6)
-    return Cluster(
-        name="test-cluster", gpu=gpu(architecture), nodes=nodes, gpus_per_node=gpus_per_node, tiers=(tier,)
-    )
+    return Cluster(name="test-cluster", gpu=gpu(architecture), nodes=nodes, gpus_per_node=gpus_per_node, tiers=(tier,))
 
 
 LLAMA = ModelSpec(
@@ -80,7 +79,7 @@ MIXTRAL = ModelSpec(
 )
 DEEPSEEK = ModelSpec(
     name="deepseek-like",
-    family="deepseek",
+    family="deepseek_v3",
     n_layers=61,
     hidden=7168,
     ffn_hidden=18432,
@@ -95,21 +94,29 @@ DEEPSEEK = ModelSpec(
         kv_lora_rank=512,
         qk_rope_head_dim=64,
     ),
-    moe=MoeSpec(n_experts=256, top_k=8, ffn_hidden=2048, shared_ffn_hidden=2048, n_moe_layers=58),
+    moe=MoeSpec(n_experts=256, top_k=8, ffn_hidden=2048, shared_ffn_hidden=2048, n_moe_layers=58, router_bias=True),
     mtp_layers=1,
     max_seq_len=4096,
 )
 WINDOWED = ModelSpec(
     name="windowed-moe",
-    family="gpt-oss",
+    family="gpt_oss",
     n_layers=24,
     hidden=2880,
     ffn_hidden=2880,
     vocab=201088,
     attention=AttentionSpec(
-        n_heads=64, n_kv_heads=8, head_dim=64, v_head_dim=64, window=128, windowed_layers=12, qkv_bias=True
+        n_heads=64, n_kv_heads=8, head_dim=64, v_head_dim=64, window=128, windowed_layers=12, qkv_bias=True, sinks=True
     ),
-    moe=MoeSpec(n_experts=32, top_k=4, ffn_hidden=2880, n_moe_layers=12, dense_first=False),
+    moe=MoeSpec(
+        n_experts=32,
+        top_k=4,
+        ffn_hidden=2880,
+        n_moe_layers=12,
+        dense_first=False,
+        shared_ffn_hidden=2880,
+        shared_gate=True,
+    ),
     max_seq_len=4096,
 )
 MODELS = (LLAMA, GPT3, MIXTRAL, DEEPSEEK, WINDOWED)
@@ -221,7 +228,7 @@ def random_plans(draw: st.DrawFn, models: tuple[ModelSpec, ...] = MODELS) -> tup
         recompute=recompute,
         recompute_layers=layers,
         sequence_parallel=sequence_parallel,
-        cp_comm=CpComm.ALL_GATHER if model.attention.window else draw(st.sampled_from((CpComm.RING, CpComm.ALL_GATHER))),
+        cp_comm=draw(st.sampled_from(_comms(model, cp))),
         overlap_grad_reduce=overlap_grad,
         overlap_param_gather=overlap_grad if zero else 1,
         tp_overlap=int(sequence_parallel and draw(st.booleans())),
@@ -239,7 +246,9 @@ def random_plans(draw: st.DrawFn, models: tuple[ModelSpec, ...] = MODELS) -> tup
         stage_layers=stages,
         optimizer=draw(st.sampled_from(("adam_fp32", "adam_bf16", "adam_8bit"))) if zero else "adam_fp32",
         grad_dtype_bytes=draw(st.sampled_from((4.0, 2.0))),
-        fp8_params=bool(zero and not config.optimizer_offload and precision in ("fp8", "mxfp8") and draw(st.booleans())),
+        fp8_params=bool(
+            zero and not config.optimizer_offload and precision in ("fp8", "mxfp8") and draw(st.booleans())
+        ),
     )
 
 
@@ -267,6 +276,10 @@ def with_layers(model: ModelSpec, n_layers: int) -> ModelSpec:
         return replace(model, n_layers=n_layers)
     dense = min(model.n_dense_layers, n_layers - 1) if model.moe.dense_first else n_layers // 2
     attention = replace(model.attention, windowed_layers=min(model.attention.windowed_layers, n_layers // 2))
-    return replace(
-        model, n_layers=n_layers, attention=attention, moe=replace(model.moe, n_moe_layers=n_layers - dense)
-    )
+    return replace(model, n_layers=n_layers, attention=attention, moe=replace(model.moe, n_moe_layers=n_layers - dense))
+
+
+def _comms(model: ModelSpec, cp: int) -> tuple[CpComm, ...]:
+    if cp == 1:
+        return (CpComm.RING,)
+    return (CpComm.ALL_GATHER,) if model.attention.window else (CpComm.RING, CpComm.ALL_GATHER)

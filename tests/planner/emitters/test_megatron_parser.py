@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
+from sample_plans import LLAMA, MIXTRAL, plan_set, random_plans
+
+from meshwright.costmodels.load_model import list_models, load_model
 from meshwright.costmodels.parallel import ParallelConfig
 from meshwright.planner.emitters import LaunchOptions, get
 from meshwright.planner.emitters.megatron_lm import environment
 from meshwright.planner.plan import Plan, PlanSet
-from sample_plans import LLAMA, MIXTRAL, plan_set, random_plans
 
 WHEEL = os.environ.get("MESHWRIGHT_MEGATRON", "")
 PYTHON = os.environ.get("MESHWRIGHT_MEGATRON_PYTHON", sys.executable)
@@ -83,6 +85,19 @@ def test_random_plans_are_accepted() -> None:
             assert answer["kv_heads"] == attention.n_kv_heads
         assert answer["sequence_parallel"] == bool(plan.config.sequence_parallel)
         assert answer["experts"] == (ps.problem.model.moe.n_experts if ps.problem.model.moe else 0)
+
+
+def test_every_shipped_model_is_accepted() -> None:
+    emitter, plans = get("megatron-lm"), []
+    for name in list_models():
+        model = load_model(name)
+        pair = plan_set(model, ParallelConfig(dp=8), seq_len=min(2048, model.learned_positions or 2048))
+        if emitter.refuse(*pair) is None:
+            plans.append(pair)
+    assert len(plans) > 50
+    answers = ask([request(*pair) for pair in plans])
+    refused = [(ps.problem.model.name, a["error"]) for (ps, _), a in zip(plans, answers, strict=True) if a["error"]]
+    assert not refused
 
 
 def test_the_parser_can_say_no() -> None:
