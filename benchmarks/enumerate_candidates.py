@@ -3,7 +3,7 @@
 Run: ``python benchmarks/enumerate_candidates.py [MODEL] [CLUSTER] [NODES]``. Prints JSON lines: the whole table priced
 in chunks (time and memory of every candidate, nothing left out), the loop over single configurations with the same
 ``estimate``, and the parts of a whole search (enumerating, memory, time of what fits). One process; numpy's
-element-wise arithmetic runs on one thread.
+element-wise arithmetic runs on one thread. Seconds are CPU seconds.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ REPEATS = 5
 
 
 def best_of(call, repeats: int = REPEATS) -> float:
-    """Least wall time of several calls, in seconds."""
+    """Least CPU time of several calls, in seconds (what other processes take does not count)."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 

@@ -56,7 +56,8 @@ def config_label(config: ParallelConfig, framework: str) -> str:
     if config.cp > 1:
         words.append(field_label(config, "cp_comm"))
     flags = ("sequence_parallel", "overlap_grad_reduce", "overlap_param_gather", "tp_overlap", "optimizer_offload")
-    words += [name.replace("_", "-") for name in flags if getattr(config, name)]
+    idle = ("overlap_param_gather",) if config.zero_stage == 0 else ()  # nothing is sharded, so nothing is gathered
+    words += [name.replace("_", "-") for name in flags if getattr(config, name) and name not in idle]
     return ", ".join(words)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import options as o
-from .output import print_json
+from .output import print_json, progress
 
 #: Where the script does not say what it runs on and the user does not either; said in the answer.
 ASSUMED_CLUSTER = "dgx-h100"
@@ -51,7 +51,8 @@ def check(
     neighbours = [n for n in explain(answer, 1).neighbours if n.fits and n.step_change < 0.0]
     neighbours.sort(key=lambda n: n.step_change)
     try:
-        best = search(problem).plans[0]
+        with progress("pricing every plan"):
+            best = search(problem).plans[0]
     except NoFeasiblePlanError as error:
         best = None
         notes.append(str(error))

@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "check": "Predict a Megatron-LM launch script and name better neighbours.",
     "compare": "Put two plans side by side, part by part.",
     "backtest": "Predict published runs and score the predictions.",
+    "calibrate": "Fit the coefficients of framework releases on measured runs.",
     "models": "List the models that ship, or describe one.",
     "hardware": "List the GPUs and clusters that ship, or describe one.",
 }
@@ -141,7 +142,8 @@ def _reader_gone() -> int:
 def _usage_problem(error: Any) -> int:
     context = getattr(error, "ctx", None)
     hint = f" (see {context.command_path} --help)" if context is not None else ""
-    _complain(f"{' '.join(error.format_message().split())}{hint}")
+    message = " ".join(error.format_message().split()).replace(": Value error, ", ": ")
+    _complain(f"{message}{hint}")
     return EXIT_USAGE
 
 

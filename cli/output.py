@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from ..hardware_profiles.errors import InvalidProblemError
@@ -55,18 +56,42 @@ def write_text(path: Path, text: str, *, force: bool, flag: str) -> None:
 
 
 @contextmanager
-def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Yield ``report(done, total)``, which draws a bar on stderr when a person is watching."""
-    if quiet or not sys.stderr.isatty():
+def progress(label: str, *, after_s: float = 1.0) -> Iterator[Callable[[int, int], None]]:
+    """Yield ``report(done, total)``; a bar appears on stderr if a person is watching and it takes ``after_s``."""
+    if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    latest: dict[str, int | None] = {"completed": 0, "total": None}
+    bars: list[Callable[[], None]] = []
+    stops: list[Callable[[], None]] = []
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    def start() -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        bar = Progress(*columns, console=Console(stderr=True), transient=True)
         task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        bars.append(lambda: bar.update(task, **latest))  # type: ignore[arg-type]
+        stops.append(bar.stop)
+        bar.start()
+        bars[0]()
+
+    def report(done: int, total: int) -> None:
+        latest.update(completed=done, total=total)
+        for update in bars:
+            update()
+
+    timer = Timer(after_s, start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield report
+    finally:
+        timer.cancel()
+        timer.join()
+        for stop in stops:
+            stop()
 
 
 def _rounded(value: Any) -> Any:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from . import options as o
-from .output import check_writable, note, write_text
+from .output import check_writable, note, progress, write_text
 
 
 def plan(
@@ -93,7 +93,8 @@ def plan(
     from ..planner.search import plan as search
     from .table import plan_table, search_line
 
-    answer = search(problem)
+    with progress("pricing every plan"):
+        answer = search(problem)
     searched = time.perf_counter()
     if out is not None:
         write_text(out, to_json(answer), force=force, flag="--out")

@@ -92,7 +92,7 @@ def build_problem(request: Request, *, nodes: int | None = None) -> PlanningProb
     if request.tokens is not None:
         optional["tokens"] = parse_count(request.tokens, "--tokens")
     if request.price is not None:
-        if request.price <= 0.0:
+        if not request.price > 0.0:
             raise InvalidProblemError("--price: must be above zero dollars for a GPU hour.")
         optional["price_per_gpu_hour"] = request.price
     return PlanningProblem(

@@ -36,7 +36,6 @@ _KEYS = {
     "fused_loss",
     "cuda_graphs",
     "launch_blocking",
-    "launch_blocking",
     "grad_dtype_bytes",
     "coefficients",
     "defaults",

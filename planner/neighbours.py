@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..costmodels.parallel import ParallelConfig, Recompute
+from ..costmodels.rules import FRAMEWORKS
 from .problem import PlanningProblem
 from .space import divisors, natural_split, recompute_options
 
@@ -50,7 +51,9 @@ def _next_values(problem: PlanningProblem, c: ParallelConfig, dimension: str) ->
         return [v for v in range(3) if v != c.cp_comm] if c.cp > 1 else []
     if dimension == "sequence_parallel":
         return [1 - c.sequence_parallel] if c.tp > 1 else []
-    return [m for m, _ in recompute_options(replace(problem, pins={}))]
+    frameworks = FRAMEWORKS if problem.framework == "any" else (problem.framework,)
+    offered = [recompute_options(replace(problem, pins={}, framework=name)) for name in frameworks]
+    return sorted({mask for options in offered for mask, _ in options})
 
 
 def _beside(values: list[int], current: int) -> list[int]:

@@ -15,7 +15,7 @@ layout.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..costmodels.candidates import CandidateTable, unique_rows
-from ..costmodels.parallel import CpComm, LayerSplit, ParallelConfig, Recompute, Schedule
-from ..costmodels.rules import rules_of, violations
+from ..costmodels.parallel import CONFIG_FIELDS, CpComm, LayerSplit, ParallelConfig, Recompute, Schedule
+from ..costmodels.rules import FRAMEWORKS, rules_of, violations
 from .problem import PlanningProblem
 
 Columns = dict[str, NDArray[np.int64]]
@@ -39,15 +39,13 @@ _ZERO_STAGES = {
     "torchtitan": (2, 3),
     "deepspeed": (0, 1, 2, 3),
     "pytorch": (0, 2, 3),
-    "any": (0, 1, 2, 3),
 }
-_UNSHARDED_STAGE = {"megatron-lm": 1, "torchtitan": 3, "deepspeed": 1, "pytorch": 0, "any": 1}
+_UNSHARDED_STAGE = {"megatron-lm": 1, "torchtitan": 3, "deepspeed": 1, "pytorch": 0}
 _CP_COMM = {
     "megatron-lm": (CpComm.RING, CpComm.ALL_GATHER, CpComm.ULYSSES),
     "torchtitan": (CpComm.RING, CpComm.ALL_GATHER),
     "deepspeed": (CpComm.ULYSSES,),
-    "pytorch": (CpComm.RING, CpComm.ALL_GATHER),
-    "any": (CpComm.RING, CpComm.ALL_GATHER, CpComm.ULYSSES),
+    "pytorch": (CpComm.RING,),
 }
 
 
@@ -88,6 +86,8 @@ def enumerate_space(problem: PlanningProblem) -> Space:
     Returns:
         the table after rules, pins and excludes, with exact counts of what each of them removed.
     """
+    if problem.framework == "any":
+        return _union([enumerate_space(replace(problem, framework=name)) for name in FRAMEWORKS])
     blocks = _blocks(problem)
     columns = _mesh(problem)
     applied: set[str] = set()
@@ -110,19 +110,27 @@ def enumerate_space(problem: PlanningProblem) -> Space:
     return Space(table, cell, enumerated, {k: v for k, v in removed.items() if v})
 
 
+def _union(spaces: list[Space]) -> Space:
+    """Candidates of at least one framework; one that several have is kept once (``duplicate`` counts the others)."""
+    columns = {f: np.concatenate([s.table.columns[f] for s in spaces]) for f in CONFIG_FIELDS}
+    first, _ = unique_rows([columns[f] for f in CONFIG_FIELDS])
+    table = CandidateTable(columns).take(np.sort(first))
+    _, cell = unique_rows([table.columns[f] for f in CONFIG_FIELDS if f not in ("recompute", "recompute_layers")])
+    removed: dict[str, int] = {}
+    for space in spaces:
+        for name, count in space.removed.items():
+            removed[name] = removed.get(name, 0) + count
+    twice = len(columns["tp"]) - len(table)
+    return Space(table, cell, sum(s.enumerated for s in spaces), {**removed, **({"duplicate": twice} if twice else {})})
+
+
 def _finish(problem: PlanningProblem, columns: Columns, removed: dict[str, int]) -> tuple[CandidateTable, Any]:
-    """Rules that only the whole row decides (``any``), excludes, and the cell numbers."""
+    """Excludes, and the cell numbers."""
     cell = columns.pop("_cell")
     table = CandidateTable(columns)
-    keep = np.ones(len(table), dtype=bool)
-    if problem.framework == "any" and len(table):
-        refused = violations(problem.model, problem.workload, problem.cluster, "any", table)["no_framework"]
-        removed["no_framework"] = int(refused.sum())
-        keep &= ~refused
-    hit = excluded(problem, table) & keep
+    hit = excluded(problem, table)
     removed["exclude"] = int(hit.sum())
-    keep &= ~hit
-    return (table, cell) if keep.all() else (table.take(keep), cell[keep])
+    return (table.take(~hit), cell[~hit]) if hit.any() else (table, cell)
 
 
 def excluded(problem: PlanningProblem, table: CandidateTable) -> NDArray[np.bool_]:
@@ -142,8 +150,8 @@ def _mesh(problem: PlanningProblem) -> Columns:
     all_divisors = divisors(world)
     tiers = problem.cluster.tiers
     domain = max(tiers[0].domain_gpus if tiers else 1, problem.cluster.gpus_per_node)
-    longest_cp = max(1, problem.workload.seq_len // MIN_TOKENS_PER_CP_RANK)
     tps = list(pins.get("tp", [d for d in all_divisors if d <= domain]))
+    longest_cp = 1 if problem.framework == "pytorch" else max(1, problem.workload.seq_len // MIN_TOKENS_PER_CP_RANK)
     cps = list(pins.get("cp", [d for d in all_divisors if d <= longest_cp]))
     pps = list(pins.get("pp", [d for d in all_divisors if d <= problem.model.n_layers]))
     tp, cp, pp = (a.ravel() for a in np.meshgrid(tps, cps, pps, indexing="ij"))
@@ -253,7 +261,7 @@ def _switch_options(p: PlanningProblem, tp: int) -> Options:
     out: Options = []
     for sp in p.pins.get("sequence_parallel", (int(tp > 1),)):
         default = {n: int(p.software.defaults.get(n, getattr(ParallelConfig(), n))) for n in _SWITCHES}
-        if p.framework == "deepspeed" or tp == 1 or not sp:
+        if p.framework in ("deepspeed", "pytorch") or tp == 1 or not sp:
             default["tp_overlap"] = 0
         out += [(sp, *rest) for rest in product(*(p.pins.get(n, (default[n],)) for n in _SWITCHES))]
     return out
@@ -370,6 +378,4 @@ def _recompute_masks(p: PlanningProblem) -> tuple[int, ...]:
     up = int(Recompute.MLA_UP_PROJECTION) if p.model.attention.kind == "mla" else 0
     cheap = norm | up | (act if p.model.moe is not None else 0)
     sets = [none, core, up, cheap, core | cheap, core | norm | up | ffn, full]
-    if p.framework == "any":
-        sets.append(norm | act)
     return tuple(dict.fromkeys(sets))

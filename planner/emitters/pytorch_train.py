@@ -312,6 +312,7 @@ def main() -> None:
             seconds = time.perf_counter() - start
             memory = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
             print(f"step {i + 1} loss {value:.4f} seconds {seconds:.3f} memory_gib {memory:.2f}", flush=True)
+    torch.distributed.barrier()  # nobody leaves while a neighbour still talks
     torch.distributed.destroy_process_group()
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from ...costmodels.candidates import CandidateTable
+from ...costmodels.framework_rules import FRAMEWORKS
 from ...costmodels.parallel import CONFIG_FIELDS, ParallelConfig, Recompute, recompute_label
-from ...costmodels.rules import FRAMEWORKS, violations
+from ...costmodels.rules import violations
 from .row_problem import RowProblem, layer_split
 
 #: kind of assumption -> standard deviation that it adds to log(step time). Not fitted: judged from how far the
@@ -78,9 +79,13 @@ def _note_defaults(row: RowProblem, fixed: dict[str, int]) -> None:
         "zero_stage": fixed.get("dp", 2) * fixed.get("cp", 1) > 1 and row.workload.task != "lora",
         "vp": fixed.get("pp", 2) > 1,
     }
+    era = row.era.software.name
     for name, counts in matters.items():
         if counts and name not in known and name in fixed:
-            row.assume("default", f"{name}={fixed[name]} ({row.era.software.name})")
+            row.assume("default", f"{name}={fixed[name]} ({era})")
+    if "recompute" not in known and "recompute" in fixed:
+        label = recompute_label(fixed["recompute"], fixed.get("recompute_layers", 0))
+        row.assume("recompute", f"recompute {label} (recipe of {era})")
 
 
 def expand(row: RowProblem) -> CandidateTable:

@@ -38,6 +38,7 @@ PRIOR_ROWS = 2.0
 MIN_ROWS = 4
 _MAX_ITERATIONS = 6
 _STEP = 0.02
+_FLOORS = ("launch_s", "layer_s")
 _SCAN = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -164,8 +165,8 @@ class EraModel:
         return np.concatenate([error, math.sqrt(PRIOR_ROWS) * ROBUST_SCALE * (u - self.default) / 0.25])
 
     def scanned(self, u: Floats, best: float) -> tuple[Floats, float]:
-        """One pass over the coefficients, each tried at a few values: slopes are zero where a floor does not bind."""
-        for k in range(len(u)):
+        """The floors, each tried at a few values: where a floor does not bind yet, the cost has no slope in it."""
+        for k in (self.names.index(name) for name in _FLOORS if name in self.names):
             for value in _SCAN:
                 tried = u.copy()
                 tried[k] = value

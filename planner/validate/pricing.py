@@ -67,7 +67,7 @@ def group_key(row: RowProblem) -> tuple[object, ...]:
     c = row.cluster
     cluster = (c.gpu.name, c.nodes, c.gpus_per_node, c.tiers)
     s = row.software
-    software = (s.name, s.attention, s.launch_blocking)
+    software = (s.name, s.attention, s.launch_blocking, s.cuda_graphs)
     return (row.model, replace(row.workload, global_batch=0), cluster, software)
 
 

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...costmodels.load_recipes import recipe_for
 from ...costmodels.load_software import Era, software_for_run
 from ...costmodels.model_dims import model_from_dims
 from ...costmodels.model_spec import ModelSpec
@@ -104,6 +105,11 @@ def _build(run: Run) -> RowProblem:
     cluster, cluster_notes = _cluster(run, gpu, n_gpus)
     software, era, software_why = _software(run, gpu, facts)
     workload, workload_notes = _workload(run, gpu, era, facts, seq_len)
+    recipe = recipe_for(
+        era.software.name, model=model.name, gpu=gpu.name, precision=workload.precision, notes=run.text("notes")
+    )
+    software = replace(software, **recipe.software) if recipe.software else software
+    workload = replace(workload, **recipe.workload) if recipe.workload else workload
     row = RowProblem(
         run=run,
         model=model,
@@ -113,7 +119,7 @@ def _build(run: Run) -> RowProblem:
         era=era,
         n_gpus=n_gpus,
         known={},
-        defaults={**software.defaults},
+        defaults={**software.defaults, **recipe.config},
         method=read_method(run.text("notes"), run.text("model_name")),
     )
     for note in model_notes:
@@ -136,6 +142,8 @@ def _model(run: Run, facts: SourceFacts) -> tuple[ModelSpec, list[str]]:
         "moe_ffn_hidden", "n_moe_layers", "seq_len",
     )  # fmt: skip
     cells: dict[str, Any] = {name: run.integer(name) for name in columns}
+    if cells["n_heads"] is None:
+        cells["n_heads"] = facts.heads_by_hidden.get(cells["hidden"], facts.heads_by_hidden.get(0))
     mpt = "mpt" in run.text("model_name").lower()
     model, notes = model_from_dims(name=run.text("model_name") or "unnamed", family="mpt" if mpt else None, **cells)
     if facts.model:

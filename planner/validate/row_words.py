@@ -78,8 +78,9 @@ def read_zero(text: str) -> Stated:
 def read_recompute(text: str, n_layers: int, *, framework: str) -> Stated:
     """Recompute mask of a cell; ``selective`` means what the framework means by it.
 
-    Megatron: core attention. TorchTitan's per-operator mode saves attention and every second matrix product, which
-    is nearest to recomputing norms and activations.
+    Megatron: core attention. TorchTitan's per-operator mode saves attention and every second matrix product, which is
+    nearest to recomputing every second layer (its own table for Llama-2-13B on 64 A100: 1,904 against 1,914
+    tokens/s/GPU).
     """
     low, out = text.lower(), Stated()
     if not low or "see log" in low:
@@ -97,8 +98,9 @@ def read_recompute(text: str, n_layers: int, *, framework: str) -> Stated:
             out.fields["recompute"] = int(Recompute.FULL)
             out.fields["recompute_layers"] = math.ceil(n_layers / int(every.group(1)))
         elif framework == "torchtitan":
-            out.fields["recompute"] = int(Recompute.NORM | Recompute.FFN_ACTIVATION)
-            out.assumed.append("per-operator checkpointing priced as norms and activations recomputed")
+            out.fields["recompute"] = int(Recompute.FULL)
+            out.fields["recompute_layers"] = math.ceil(n_layers / 2)
+            out.assumed.append("per-operator checkpointing priced as every second layer recomputed")
         else:
             out.fields["recompute"] = int(Recompute.CORE_ATTENTION)
         if "some micro-batches" in low:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ import yaml
 
 from ...costmodels.load_software import load_era, read_era, seen_rows_path
 from ...hardware_profiles.errors import InvalidProblemError
-from .calibrate import CalibrationData, EraFit
-from .held_out import error_of
+from .backtest import backtest
+from .calibrate import CalibrationData, EraFit, Floats, calibrate
+from .held_out import error_of, held_out_steps
 from .runs import row_sha256
 
 _MARK = "# -- fitted; written by calibration, do not edit below --"
@@ -25,7 +26,7 @@ def rows_digest(hashes: Sequence[str]) -> str:
 
 
 def save_fits(
-    data: CalibrationData, fits: Sequence[EraFit], left_out: np.ndarray, folder: Path | None = None
+    data: CalibrationData, fits: Sequence[EraFit], left_out: Floats, folder: Path | None = None
 ) -> list[Path]:
     """Write each fit into its era's profile (below a mark; what a person wrote above it stays as it is).
 
@@ -37,6 +38,21 @@ def save_fits(
         InvalidProblemError: a file cannot be written.
     """
     return [_save(data, fit, error_of(data, left_out, fit.era), folder) for fit in fits]
+
+
+def calibrate_tables(
+    paths: Sequence[str | Path],
+    folder: Path | None = None,
+    *,
+    eras: Sequence[str] | None = None,
+    report: Callable[[str], None] | None = None,
+) -> list[Path]:
+    """Fit every era on some tables of measured runs and write the profiles: the whole calibration in one call.
+
+    The rows are priced with the coefficients that the profiles hold, which decides what fills unstated cells only.
+    """
+    data, fits = calibrate(backtest(paths), eras, report=report)
+    return save_fits(data, fits, held_out_steps(data, fits, "group"), folder)
 
 
 def _save(data: CalibrationData, fit: EraFit, error_out: float, folder: Path | None) -> Path:

@@ -22,6 +22,7 @@ class SourceFacts:
     workload: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, int] = field(default_factory=dict)
     software: Mapping[str, Any] = field(default_factory=dict)
+    heads_by_hidden: Mapping[int, int] = field(default_factory=dict)
     why: str = ""
 
 
@@ -30,6 +31,8 @@ def facts_of(source: str) -> SourceFacts:
     """Facts of one source id."""
     for entry in yaml.safe_load(_TABLE.read_text(encoding="utf-8")):
         if re.search(entry["match"], source.lower()):
-            kinds = {kind: entry.get(kind, {}) for kind in ("model", "workload", "config", "software")}
+            kinds = {
+                kind: entry.get(kind, {}) for kind in ("model", "workload", "config", "software", "heads_by_hidden")
+            }
             return SourceFacts(**kinds, why=entry["why"])
     return SourceFacts()

@@ -14,7 +14,7 @@ PLAN = ["plan", "llama-3.1-8b", "--cluster", "dgx-h100", "--seq-len", "4096", "-
 def last_line(capsys) -> str:
     out, err = capsys.readouterr()
     assert out == ""
-    assert len(err.splitlines()) == 1, err
+    assert len(err.strip().splitlines()) == 1, err
     return err.strip()
 
 
@@ -115,6 +115,9 @@ def test_a_bug_is_one_line_and_a_traceback_only_on_request(command, capsys, monk
         (["export"], "plan.json"),
         (["check", "nowhere.sh"], "nowhere.sh"),
         (["backtest", "nowhere.csv"], "nowhere.csv"),
+        (["backtest", "nowhere.csv", "--held-out", "row"], "--held-out"),
+        (["calibrate", "nowhere.csv"], "nowhere.csv"),
+        (["calibrate", "nowhere.csv", "--out", "/"], "--out"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_place(arguments, part, capsys):

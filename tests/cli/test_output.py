@@ -1,6 +1,8 @@
+import io
 import json
 import os
 import stat
+import time
 
 import pytest
 
@@ -53,6 +55,21 @@ def test_progress_is_silent_where_nobody_watches(capsys):
     with progress("rows") as report:
         report(1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_progress_appears_where_somebody_watches_long_enough(monkeypatch):
+    watched = io.StringIO()
+    watched.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", watched)
+    with progress("rows", after_s=60.0) as report:
+        report(1, 2)
+    assert watched.getvalue() == ""
+    with progress("rows", after_s=0.0) as report:
+        deadline = time.monotonic() + 5.0
+        while "rows" not in watched.getvalue() and time.monotonic() < deadline:
+            report(1, 2)
+            time.sleep(0.01)
+    assert "rows" in watched.getvalue()
 
 
 def test_tables_stay_within_a_hundred_columns():

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Programs that are copied into a launch and run there, never imported here.
+WRITTEN_OUT = ("meshwright.planner.emitters.pytorch_train",)
 HEAVY = ("pandas", "scipy", "ortools", "pulp", "matplotlib", "torch", "jsonschema")
 
 
@@ -18,12 +20,13 @@ def test_no_module_imports_an_optional_package_at_its_top():
     code = f"""
 import importlib, pkgutil, sys
 import meshwright
-broken = []
 for found in pkgutil.walk_packages(meshwright.__path__, "meshwright."):
-    importlib.import_module(found.name)
+    if found.name not in {WRITTEN_OUT!r}:
+        importlib.import_module(found.name)
 print(sorted(set({HEAVY!r}) & set(sys.modules)))
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-1000:]
     assert result.stdout.strip() == "[]"
 
 
@@ -36,5 +39,6 @@ code = run(["--help"])
 sys.stdout = sys.__stdout__
 print(code, sorted({"numpy", "yaml", "rich", "pandas"} & set(sys.modules)))
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-1000:]
     assert result.stdout.strip() == "0 []"

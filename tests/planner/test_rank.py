@@ -56,9 +56,8 @@ def test_fits_is_the_estimate_s_own_probability_and_the_cap(make_problem, confid
     assert 0 < expected.sum() < len(table)
 
 
-@pytest.mark.parametrize("objective", ["throughput", "memory"])
-def test_best_rows_are_those_of_a_scalar_loop(make_problem, tiny, objective):
-    p = make_problem(tiny, gpus=4, seq_len=2048, global_batch=8)
+def test_best_rows_are_those_of_a_scalar_loop(make_problem, tiny):
+    p = make_problem(tiny, gpus=4, seq_len=2048, global_batch=8, excludes=({"cp": 2},))
     cap = float(np.median(peak_bytes(p, enumerate_space(p).table)))
     p = replace(p, max_memory_bytes=cap)
     pool = score(p, enumerate_space(p))
@@ -67,13 +66,13 @@ def test_best_rows_are_those_of_a_scalar_loop(make_problem, tiny, objective):
         config = pool.table.row(i)
         e = scalar(p, config)
         if float(e.p_fit) >= 0.95 and float(e.peak_bytes) <= cap:
-            pair = (float(significant(e.step_s)), float(significant(e.peak_bytes)))
-            pair = pair if objective == "throughput" else pair[::-1]
-            priced.append((*pair, *(getattr(config, f) for f in CONFIG_FIELDS)))
-    assert len(priced) < len(pool.table)
-    expected = [row[2:] for row in sorted(priced)[:25]]
-    found = [tuple(getattr(pool.table.row(r), f) for f in CONFIG_FIELDS) for _, r in best_rows([pool], objective, 25)]
-    assert found == expected
+            key = tuple(getattr(config, f) for f in CONFIG_FIELDS)
+            priced.append((float(significant(e.step_s)), float(significant(e.peak_bytes)), key))
+    assert 100 < len(priced) < len(pool.table)
+    for objective, order in (("throughput", (0, 1)), ("memory", (1, 0))):
+        expected = sorted(priced, key=lambda row, order=order: (row[order[0]], row[order[1]], row[2]))[:25]
+        found = [pool.table.row(r) for _, r in best_rows([pool], objective, 25)]
+        assert [tuple(getattr(c, f) for f in CONFIG_FIELDS) for c in found] == [row[2] for row in expected]
 
 
 def test_order_does_not_depend_on_the_order_of_rows(make_problem):
@@ -93,7 +92,7 @@ def test_fewest_recomputed_layers_equals_a_scan(make_problem):
     ok = np.asarray(fits(p, peak_bytes(p, space.table)))
     found = fewest_recomputed_layers(p, space, ok)
     assert len(found) > 50
-    for i in range(0, len(found), max(len(found) // 40, 1)):
+    for i in range(0, len(found), max(len(found) // 12, 1)):
         c = found.row(i)
         assert c.recompute == FULL and c.recompute_layers % c.vp == 0
         assert not first_violation_sentence(p.model, p.workload, p.cluster, p.framework, c)

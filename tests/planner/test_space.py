@@ -1,5 +1,6 @@
 """The enumerated space against brute force over every combination of values."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -59,7 +60,7 @@ def brute_force(p):
                     c = ParallelConfig(
                         tp=tp, cp=cp, pp=pp, dp=dp, ep=ep, etp=etp, vp=vp, schedule=schedule, micro_batch_size=mbs,
                         cp_comm=comm, recompute=mode, zero_stage=stage, dp_shard=shard, sequence_parallel=int(tp > 1),
-                        tp_overlap=overlap if tp > 1 and fw != "deepspeed" else 0,
+                        tp_overlap=overlap if tp > 1 and fw not in ("deepspeed", "pytorch") else 0,
                         layer_split=natural_split(m.n_layers, pp, vp),
                     )  # fmt: skip
                     grid.append(c)
@@ -167,3 +168,12 @@ def test_small_helpers():
     assert natural_split(32, 4, 2) == LayerSplit.EVEN
     assert natural_split(62, 8, 2) == LayerSplit.EMBEDDING_AND_LOSS_COUNT
     assert natural_split(31, 8, 1) == LayerSplit.LAYOUT
+
+
+def test_any_is_the_union_of_the_frameworks(make_problem, tiny):
+    p = make_problem(tiny, nodes=1, seq_len=4096, framework="any")
+    whole = enumerate_space(p)
+    alone = [{key(c) for c in rows(enumerate_space(replace(p, framework=f)))} for f in FRAMEWORKS]
+    found = [key(c) for c in rows(whole)]
+    assert len(found) == len(set(found)) and set(found) == set.union(*alone)
+    assert whole.removed["duplicate"] == sum(map(len, alone)) - len(found) > 0

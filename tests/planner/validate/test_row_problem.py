@@ -58,6 +58,15 @@ def test_facts_of_a_source_fill_cells(problem: Any) -> None:
     assert not row.model.tied_embeddings
 
 
+def test_heads_that_a_source_names_outside_its_table(problem: Any) -> None:
+    cells = {"source_id": "bigscience-tr11", "n_heads": "", "n_kv_heads": "", "hidden": "14400", "ffn_hidden": "57600"}
+    row = problem(**cells)
+    assert row.model.attention.n_heads == 96 and "dimensions" not in row.assumed
+    assert row.software.launch_blocking
+    assert problem(**{**cells, "hidden": "2048", "ffn_hidden": "8192"}).model.attention.n_heads == 64
+    assert problem(**{**cells, "notes": "CUDA_LAUNCH_BLOCKING=0"}).software.launch_blocking is False
+
+
 def test_lora_rank_and_task(problem: Any) -> None:
     row = problem(task="lora", notes="LoRA r=32")
     assert row.workload.task == "lora" and row.workload.lora_rank == 32

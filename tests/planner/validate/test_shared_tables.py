@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from meshwright.planner.validate.backtest import BacktestResult, backtest
 from meshwright.planner.validate.scores import score_rows, states_enough
 

@@ -114,7 +114,7 @@ def test_zero_words(text: str, fields: dict[str, int]) -> None:
         ("full (act_ckpt on)", "megatron-lm", {"recompute": int(Recompute.FULL)}),
         ("full, 21 layers", "megatron-lm", {"recompute": int(Recompute.FULL), "recompute_layers": 21}),
         ("selective (attention core)", "megatron-lm", {"recompute": int(Recompute.CORE_ATTENTION)}),
-        ("selective (op)", "torchtitan", {"recompute": int(Recompute.NORM | Recompute.FFN_ACTIVATION)}),
+        ("selective (op)", "torchtitan", {"recompute": int(Recompute.FULL), "recompute_layers": 20}),
         ("selective (every 2nd layer)", "torchtitan", {"recompute": int(Recompute.FULL), "recompute_layers": 20}),
     ],
 )
