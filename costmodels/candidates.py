@@ -26,7 +26,7 @@ class CandidateTable:
             (``dp_shard`` defaults to ``dp * cp``). Scalars are broadcast.
     """
 
-    __slots__ = ("_columns",)
+    __slots__ = ("_codes", "_columns", "_groups")
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
         unknown = set(columns) - set(CONFIG_FIELDS)
@@ -43,6 +43,8 @@ class CandidateTable:
         else:
             out["dp_shard"] = np.where(out["dp_shard"] == 0, out["dp"] * out["cp"], out["dp_shard"])
         self._columns = out
+        self._codes: dict[str, tuple[Column, int]] = {}
+        self._groups: dict[tuple[str, ...], tuple[Column, Column]] = {}
 
     @classmethod
     def from_configs(cls, configs: Sequence[ParallelConfig]) -> CandidateTable:
@@ -50,6 +52,8 @@ class CandidateTable:
         return cls({f: np.array([getattr(c, f) for c in configs], dtype=np.int64) for f in CONFIG_FIELDS})
 
     def __getattr__(self, name: str) -> Column:
+        if name.startswith("_"):  # slots that are not filled yet
+            raise AttributeError(name)
         try:
             return self._columns[name]
         except KeyError:
@@ -70,11 +74,24 @@ class CandidateTable:
 
     def take(self, index: Any) -> CandidateTable:
         """Rows by index array, mask or slice."""
-        return CandidateTable({k: v[index] for k, v in self._columns.items()})
+        out = CandidateTable.__new__(CandidateTable)
+        out._columns = {k: v[index] for k, v in self._columns.items()}
+        out._codes, out._groups = {}, {}
+        return out
 
     def row(self, i: int) -> ParallelConfig:
         """Row ``i`` as a configuration."""
         return ParallelConfig(**{k: int(v[i]) for k, v in self._columns.items()})
+
+    def groups(self, names: Sequence[str]) -> tuple[Column, Column]:
+        """``unique_rows`` of some fields; codes of a column and groups of a set of columns are kept."""
+        key = tuple(names)
+        if key not in self._groups:
+            for name in key:
+                if name not in self._codes:
+                    self._codes[name] = _dense_codes(self._columns[name])
+            self._groups[key] = _group([self._codes[name] for name in key])
+        return self._groups[key]
 
     def with_columns(self, **columns: Any) -> CandidateTable:
         """A copy with some columns replaced."""
@@ -101,10 +118,14 @@ def unique_rows(columns: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.i
         ``(first, inverse)``: row numbers of one representative of each combination, and for every
         row the number of its combination, so that ``f(col[first])[inverse]`` equals ``f(col)``.
     """
-    key = np.zeros(np.shape(columns[0]), dtype=np.int64)
+    return _group([_dense_codes(col) for col in columns])
+
+
+def _group(coded: Sequence[tuple[NDArray[np.int64], int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct combinations of dense codes: representatives and inverse."""
+    key = np.zeros(coded[0][0].shape, dtype=np.int64)
     span = 1
-    for col in columns:
-        codes, n = _dense_codes(col)
+    for codes, n in coded:
         if n > 1:
             key = key * n + codes
             span *= n
@@ -135,5 +156,5 @@ def factored(cost: Callable[[Any], Any], c: Any, names: Sequence[str]) -> Any:
     """
     if not isinstance(c, CandidateTable) or len(c) < 256:
         return cost(c)
-    first, inverse = unique_rows([c.columns[n] for n in names])
+    first, inverse = c.groups(names)
     return _take(cost(c.take(first)), inverse)

@@ -204,7 +204,16 @@ def _tile_time_s(gpu: Gpu, gemm_type: str, curve: Curve, m: Any, n: Any, k: Any,
 
 
 def _unfused_time_s(
-    gpu: Gpu, curve: Curve, dtype: str, heads: Any, seq_q: Any, seq_kv: Any, qk: Any, v: Any, backward: bool, dropout: bool
+    gpu: Gpu,
+    curve: Curve,
+    dtype: str,
+    heads: Any,
+    seq_q: Any,
+    seq_kv: Any,
+    qk: Any,
+    v: Any,
+    backward: bool,
+    dropout: bool,
 ) -> Any:
     """Batched GEMMs over the whole score matrix plus element-wise passes over it."""
     side = "bwd" if backward else "fwd"

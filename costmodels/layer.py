@@ -123,6 +123,7 @@ def layer_time(
     core_f = attention_s(gpu, model, workload, software, c, c.micro_batch_size, backward=False)
     core_b = attention_s(gpu, model, workload, software, c, c.micro_batch_size, backward=True)
     a_bytes = ops.attention_elementwise_bytes(model, software, c, tokens, width)
+    a_bytes = a_bytes + ops.plain_softmax_bytes(model, workload, software, c)
     a_cast = elementwise(ops.fp8_cast_bytes(workload, tokens, a_mm), 0)
     a_light = elementwise(a_bytes, 4)
     attention = _Part(
@@ -143,7 +144,9 @@ def layer_time(
         ep_one, tp_blocks = 0.0 * tokens, 2.0
     ep_one = ep_one / software.coefficient("comm_derate")
     kernels = ops.kernels_per_layer(model, workload, software, moe=moe, c=c)
-    launch, per_pass = software.coefficient("launch_s"), software.coefficient("layer_s")
+    # every collective waits for the slowest host of its group
+    skew = 1.0 + software.coefficient("tp_host_skew") * np.log2(c.tp)
+    launch, per_pass = software.coefficient("launch_s") * skew, software.coefficient("layer_s") * skew
 
     mask = c.recompute
 

@@ -114,6 +114,21 @@ def weight_cast_bytes(workload: Workload, weights: Any) -> Any:
     return 4.0 * weights
 
 
+def fused_softmax(model: ModelSpec, c: Any) -> Any:
+    """Whether Megatron's fused scale-mask-softmax kernel applies: it takes four score matrices at a time, so
+    ``heads / tp * micro-batch`` must be a multiple of 4 (Megatron-LM ``fused_softmax.py``, ``is_kernel_available``)."""
+    return (model.attention.n_heads // c.tp * c.micro_batch_size) % 4 == 0
+
+
+def plain_softmax_bytes(model: ModelSpec, workload: Workload, software: Software, c: Any) -> Any:
+    """Bytes that separate scale, mask and softmax kernels move beyond the fused one: two more reads and writes of
+    the 16-bit scores (0 where the fused kernel, or flash attention, applies)."""
+    if software.attention != "unfused":
+        return 0.0
+    scores = c.micro_batch_size * model.attention.n_heads / c.tp * workload.seq_len * (workload.seq_len / c.cp)
+    return np.where(fused_softmax(model, c), 0.0, 8.0 * scores)
+
+
 def kernels_per_layer(model: ModelSpec, workload: Workload, software: Software, *, moe: bool, c: Any) -> Any:
     """Kernels launched in one layer's forward (backward launches about twice as many).
 
@@ -126,13 +141,15 @@ def kernels_per_layer(model: ModelSpec, workload: Workload, software: Software, 
     n += 6 if model.attention.kind == "mla" else 0
     n += 2 if model.attention.qk_norm else 0
     n += 0 if software.fused_elementwise else 8
+    if software.attention == "unfused":
+        n = n + 5 * ~fused_softmax(model, c)
     if moe:
-        n += 14 + (3 if model.moe is not None and model.moe.shared_ffn_hidden else 0)
+        n = n + 14 + (3 if model.moe is not None and model.moe.shared_ffn_hidden else 0)
     else:
-        n += 3
+        n = n + 3
     if workload.precision in ("fp8", "mxfp8", "nvfp4"):
-        n += 10
+        n = n + 10
     if workload.task == "lora":
-        n += 8 if workload.lora_targets == "attention" else 16
+        n = n + (8 if workload.lora_targets == "attention" else 16)
     # enqueuing a collective costs about as much as three launches (stream events, NCCL's host side)
     return n + np.where(c.tp > 1, np.where(c.sequence_parallel == 1, 12, 6), 0) + np.where(c.cp > 1, 3 * c.cp, 0)

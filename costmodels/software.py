@@ -56,6 +56,12 @@ COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
         1.5e-3,
         "host time of one layer and pass beyond its launches (modules, autograd, checkpoint and RNG state)",
     ),
+    "tp_host_skew": (
+        0.08,
+        0.0,
+        0.30,
+        "launch time added for every doubling of tp: a collective waits for the slowest host",
+    ),
     "gemm_derate": (0.93, 0.70, 1.0, "GEMM rate inside a training step over the isolated benchmark (clocks, cold L2)"),
     "attention_derate": (0.90, 0.60, 1.0, "same for attention kernels"),
     "memory_derate": (0.90, 0.50, 1.0, "same for element-wise kernels"),

@@ -43,8 +43,7 @@ def estimate(model: ModelSpec, workload: Workload, config: Any, cluster: Cluster
     c = config
     n_micro = np.maximum(workload.global_batch / (c.micro_batch_size * c.dp), 1.0)
     stage = stage_time(cluster, model, workload, software, c)
-    params: StageParameters = factored(lambda t: stage_parameters(model, t), c, STATE_FIELDS)
-    time = _step_time(cluster, model, workload, software, c, n_micro, stage, params)
+    time = _step_time(cluster, model, workload, software, c, n_micro, stage)
     memory, fullest = memory_breakdown(model, workload, software, c, n_micro)
     return _summary(model, workload, cluster, software, c, time, memory, fullest)
 
@@ -60,7 +59,6 @@ def _step_time(
     c: Any,
     n_micro: Any,
     stage: StageTime,
-    params: StageParameters,
 ) -> TimeBreakdown:
     whole = stage.whole()
     busiest, total = whole.busiest(), whole.total()
@@ -70,7 +68,6 @@ def _step_time(
 
     forward_share = stage.forward.at_busiest(whole) / busiest
     bubble = bubble_s(c, total, busiest, forward_share)
-    tokens = c.micro_batch_size * workload.seq_len / c.cp
     hop = factored(
         lambda t: p2p_transfer_s(
             cluster, model.hidden, t.micro_batch_size * workload.seq_len / t.cp, workload.activation_bytes, t
@@ -80,7 +77,7 @@ def _step_time(
     )
     pp = software.coefficient("p2p_exposed") * 2.0 * hop * c.vp * (n_micro + (c.pp - 1) / c.vp)
     window = (stage.backward.at_busiest(whole), stage.forward.at_busiest(whole), n_micro)
-    dp, gather = _data_parallel_time(cluster, model, workload, software, c, window, params, tokens)
+    dp, gather = _data_parallel_time(cluster, model, workload, software, c, window)
     optimizer = factored(
         lambda t: _optimizer_time(cluster, workload, software, t, stage_parameters(model, t)),
         c,
@@ -114,37 +111,31 @@ def _data_parallel_time(
     software: Software,
     c: Any,
     window: tuple[Any, Any, Any],
-    params: StageParameters,
-    tokens: Any,
 ) -> tuple[Any, Any]:
     """Exposed gradient reduction and parameter gathering of one step.
 
-    ZeRO 0 to 2 reduce once per step, behind the backward of the last micro-batch, and gather behind the forward of
-    the first. ZeRO-3 gathers every layer in forward and again in backward, and scatters its gradients, for every
-    micro-batch; ``fsdp_overlap`` of that can hide behind the stage's compute. Hidden traffic slows compute down by
-    ``overlap_slowdown`` of its time. LoRA reduces adapters only (taken as nothing).
+    ZeRO 0 and 1 reduce once per step, behind the backward of the last micro-batch; ZeRO 2 and 3 keep no whole
+    gradient and scatter it after every micro-batch. ZeRO 1 and 2 gather parameters once, behind the first forward.
+    ZeRO-3 gathers every layer in forward and again in backward, for every micro-batch; ``fsdp_overlap`` of its
+    traffic can hide behind the stage's compute (backward's window serves gathers and scatters, half each).
+    Hidden traffic slows compute down by ``overlap_slowdown`` of its time. LoRA reduces adapters only (taken as
+    nothing).
     """
     derate, slow = software.coefficient("comm_derate"), software.coefficient("overlap_slowdown")
     reduce_s, gather_s = factored(lambda t: _traffic(cluster, workload, t, stage_parameters(model, t)), c, STATE_FIELDS)
     reduce_s, gather_s = reduce_s / derate, gather_s / derate
     backward, forward, n_micro = window
     trained = 0.0 if workload.task == "lora" else 1.0
-    share = software.coefficient("dp_overlap")
-    once_r = exposed_s(reduce_s, backward, share, c.overlap_grad_reduce == 1)
-    once_g = exposed_s(gather_s, forward, share, c.overlap_param_gather == 1)
-    z3 = c.zero_stage == 3
-    f3 = software.coefficient("fsdp_overlap")
-    each_g = exposed_s(gather_s, forward, f3, True) + exposed_s(gather_s, backward / 2, f3, True)
-    each_r = exposed_s(reduce_s, backward / 2, f3, True)
-    exposed_r = trained * np.where(z3, n_micro * each_r, once_r)
-    exposed_g = np.where(z3, n_micro * each_g, trained * once_g)
-    hidden = np.where(
-        z3,
-        n_micro * (2 * gather_s - each_g + trained * (reduce_s - each_r)),
-        trained * (reduce_s - once_r + gather_s - once_g),
-    )
+    z3, each = c.zero_stage == 3, c.zero_stage >= 2
+    share = np.where(z3, software.coefficient("fsdp_overlap"), software.coefficient("dp_overlap"))
+    reduces = trained * np.where(each, n_micro, 1.0)
+    shown_r = exposed_s(reduce_s, backward * np.where(z3, 0.5, 1.0), share, z3 | (c.overlap_grad_reduce == 1))
+    gathers = np.where(z3, n_micro, trained)
+    shown_g = exposed_s(gather_s, forward, share, z3 | (c.overlap_param_gather == 1))
+    again_g = np.where(z3, exposed_s(gather_s, backward / 2, share, True), 0.0)
+    hidden = reduces * (reduce_s - shown_r) + gathers * (gather_s * np.where(z3, 2.0, 1.0) - shown_g - again_g)
     tied = _tied_embedding_s(cluster, model, workload, c) / derate * trained
-    return exposed_r + slow * hidden + tied, exposed_g
+    return reduces * shown_r + slow * hidden + tied, gathers * (shown_g + again_g)
 
 
 def _traffic(cluster: Cluster, workload: Workload, c: Any, params: StageParameters) -> tuple[Any, Any]:

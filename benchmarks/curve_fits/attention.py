@@ -238,10 +238,7 @@ TRITON_SOURCE = "FlashAttention-2's curve times the share that MPT runs with 16k
 
 def triton(flash2: dict[str, Any]) -> dict[str, Any]:
     """Curve of the Triton kernel from FlashAttention-2's."""
-    scaled = {
-        k: v * (TRITON_SHARE if k.startswith("efficiency") else 1.0)
-        for k, v in flash2["coefficients"].items()
-    }
+    scaled = {k: v * (TRITON_SHARE if k.startswith("efficiency") else 1.0) for k, v in flash2["coefficients"].items()}
     return entry(scaled, TRITON_SOURCE)
 
 

@@ -183,7 +183,8 @@ def fit_memory(data: Path, table: str) -> dict[str, Any]:
     """Element-wise kernels of vidur's layers: gated activation and residual add, pooled.
 
     The two run at very different shares of the bandwidth (A100 0.50 and 0.88), so the error is large by nature;
-    training frameworks' fused kernels lie between. Its norm kernel (0.34) is left out as untypical.
+    training frameworks' fused kernels lie between (``memory_derate`` of the software). Its norm kernel (0.34) is
+    left out as untypical.
     """
     import pandas as pd
 
@@ -208,7 +209,8 @@ def _fit_memory(name: str, moved: Array, seconds: Any, group: Any, source: str) 
         lines=[f"{a:g},{b:g}" for a, b in zip(moved, seconds, strict=True)],
         classes={">10MB": moved > 1e7},
     )
-    bounds = {"efficiency": (0.4, 0.8, 0.95), "floor_s": (1e-6, 2.5e-6, 6e-6)}
+    # large streaming kernels reach 80% of the bandwidth and more on every device (BabelStream: 0.86 to 0.90 on A100)
+    bounds = {"efficiency": (0.8, 0.83, 0.95), "floor_s": (1e-6, 2.5e-6, 6e-6)}
     error = left_out_error(rows, bounds)
     report(f"memory bound {name}", rows, error)
     return entry(solve(rows, bounds), source, rows=rows, mape=np.abs(error).mean())

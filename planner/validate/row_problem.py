@@ -100,7 +100,7 @@ def _build(run: Run) -> RowProblem:
         raise RowSkippedError("gpu is not stated")
     n_gpus, seq_len = _required(run, "n_gpus"), _required(run, "seq_len")
     gpu = load_gpu(resolve_gpu(run.text("gpu"), run.number("gpu_memory_gb")))
-    facts = facts_of(run.source)
+    facts = facts_of(run.source, run.text("source_url_or_repo_path"))
     model, model_notes = _model(run, facts)
     cluster, cluster_notes = _cluster(run, gpu, n_gpus)
     software, era, software_why = _software(run, gpu, facts)
@@ -109,7 +109,7 @@ def _build(run: Run) -> RowProblem:
         era.software.name, model=model.name, gpu=gpu.name, precision=workload.precision, notes=run.text("notes")
     )
     software = replace(software, **recipe.software) if recipe.software else software
-    workload = replace(workload, **recipe.workload) if recipe.workload else workload
+    workload = replace(workload, **{**recipe.workload, **facts.workload})
     row = RowProblem(
         run=run,
         model=model,

@@ -27,10 +27,11 @@ class SourceFacts:
 
 
 @cache
-def facts_of(source: str) -> SourceFacts:
-    """Facts of one source id."""
+def facts_of(source: str, address: str = "") -> SourceFacts:
+    """Facts of one source id and address (``source_url_or_repo_path``)."""
+    words = f"{source} {address}".lower()
     for entry in yaml.safe_load(_TABLE.read_text(encoding="utf-8")):
-        if re.search(entry["match"], source.lower()):
+        if re.search(entry["match"], words):
             kinds = {
                 kind: entry.get(kind, {}) for kind in ("model", "workload", "config", "software", "heads_by_hidden")
             }
