@@ -98,8 +98,8 @@ class CandidateTable:
         return CandidateTable({**self._columns, **columns})
 
 
-#: Largest table of slots that ``unique_rows`` uses instead of sorting.
-_MAX_SLOTS = 1 << 23
+#: Slots per row up to which ``unique_rows`` looks combinations up in a table instead of sorting them.
+_SLOTS_PER_ROW = 16
 
 
 def _dense_codes(column: Any) -> tuple[NDArray[np.int64], int]:
@@ -129,7 +129,7 @@ def _group(coded: Sequence[tuple[NDArray[np.int64], int]]) -> tuple[NDArray[np.i
         if n > 1:
             key = key * n + codes
             span *= n
-    if span > _MAX_SLOTS:
+    if span > _SLOTS_PER_ROW * key.size + 4096:
         _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         return first.astype(np.int64), inverse.astype(np.int64)
     slot = np.full(span, -1, dtype=np.int64)

@@ -28,6 +28,8 @@ STATE_FIELDS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "dp_shard", "zero_sta
 SPLIT_FIELDS = ("pp", "vp", "layer_split")
 #: Fields that a micro-batch's activations in one layer depend on.
 ACTIVATION_FIELDS = ("tp", "cp", "ep", "etp", "micro_batch_size", "recompute", "sequence_parallel")
+#: Fields that a micro-batch's activations on a stage depend on.
+HELD_FIELDS = (*ACTIVATION_FIELDS, *SPLIT_FIELDS, "recompute_layers")
 
 
 @dataclass(slots=True)
@@ -170,73 +172,38 @@ def memory_breakdown(
     The candidates for the fullest are the first stage (most micro-batches in flight), the second (one fewer, maybe
     more layers) and the last (logits).
     """
-    layers, moe = factored(lambda t: layers_of(model, t), c, SPLIT_FIELDS)
-    dense_act, moe_act, logits = factored(
-        lambda t: _micro_batch_bytes(model, workload, software, t), c, ACTIVATION_FIELDS
-    )
-    states = factored(lambda t: _stage_states(model, workload, t), c, (*STATE_FIELDS, "optimizer_offload"))
-    full = (c.recompute & int(Recompute.FULL)) != 0
-    all_layers = c.recompute_layers == 0
-    ledgers = []
-    for kind, stage in (("first", 0), ("mid", 1), ("last", c.pp - 1)):
-        n, sparse = getattr(layers, kind), getattr(moe, kind)
-        has_head = np.where(c.pp == 1, 1.0, 1.0 if kind == "last" else 0.0)
-        live = in_flight(c, n_micro, stage)
-        share = np.where(all_layers, 1.0, np.minimum(c.recompute_layers, n) / np.maximum(n, 1e-9)) * full
+    held: StageActivations = factored(lambda t: _stage_activations(model, workload, software, t), c, HELD_FIELDS)
+    states: StageStates = factored(lambda t: _stage_states(model, workload, t), c, (*STATE_FIELDS, "optimizer_offload"))
+    slack = software.coefficient("allocator_slack")
+    live = [in_flight(c, n_micro, stage) for stage in (0, 1, c.pp - 1)]
+    moving = [n * a + w for n, a, w in zip(live, held.per_micro_batch, held.working, strict=True)]
+    total = [
+        state + (1.0 + slack) * (m + logits) for state, m, logits in zip(states.total, moving, held.logits, strict=True)
+    ]
+    second, last = np.where(c.pp > 2, total[1], -1.0), np.where(c.pp > 1, total[2], -1.0)
+    is_first = (total[0] >= second) & (total[0] >= last)
+    is_second = ~is_first & (second >= last)
 
-        def stored(act: LayerActivations, share: Any = share) -> Any:
-            return share * act.input + (1.0 - share) * act.kept
+    def fullest(parts: Any) -> Any:
+        return np.where(is_first, parts[0], np.where(is_second, parts[1], parts[2]))
 
-        activations = live * ((n - sparse) * stored(dense_act) + sparse * stored(moe_act))
-        activations = activations + np.where(kind == "first", live * dense_act.input, 0.0)
-        whole = np.where(sparse > 0, np.maximum(moe_act.whole, dense_act.whole * (n > sparse)), dense_act.whole)
-        temporary = np.where(sparse > 0, moe_act.temporary, dense_act.temporary)
-        working = temporary + np.where(share > 0, whole, 0.0)
-        ledgers.append(
-            _ledger(
-                getattr(states, kind),
-                states.gathered,
-                workload,
-                software,
-                c,
-                activations,
-                working,
-                logits * has_head,
-                model,
-            )
-        )
-    return _fullest(ledgers, c)
-
-
-def _ledger(
-    states: tuple[Any, Any, Any],
-    gathered: Any,
-    workload: Workload,
-    software: Software,
-    c: Any,
-    activations: Any,
-    working: Any,
-    logits: Any,
-    model: ModelSpec,
-) -> MemoryBreakdown:
-    weights, gradients, optimizer = states
+    working, logits = fullest(held.working), fullest(held.logits)
+    activations = fullest(moving) - working
     tokens = c.micro_batch_size * workload.seq_len / c.cp
-    buffers = np.where(c.sequence_parallel == 1, tokens * model.hidden * workload.activation_bytes, 0.0)
-    buffers = buffers + np.where(c.pp > 1, 4 * tokens * model.hidden * workload.activation_bytes / c.tp, 0.0)
-    slack = software.coefficient("allocator_slack") * (activations + working + logits + gathered)
-    context = software.coefficient("context_bytes") + 0.0 * tokens
+    sent = tokens * model.hidden * workload.activation_bytes
     return MemoryBreakdown(
-        weights_bytes=weights,
-        gradients_bytes=gradients,
-        optimizer_bytes=optimizer,
-        gathered_bytes=gathered,
+        weights_bytes=fullest(states.weights),
+        gradients_bytes=fullest(states.gradients),
+        optimizer_bytes=fullest(states.optimizer),
+        gathered_bytes=states.gathered + 0.0,
         activations_bytes=activations,
         working_bytes=working,
         logits_bytes=logits,
-        buffers_bytes=buffers,
-        context_bytes=context,
-        slack_bytes=slack,
-    )
+        # the gathered input of a sequence-parallel block; two sends and two receives of the pipeline
+        buffers_bytes=sent * (c.sequence_parallel + 4.0 * (c.pp > 1) / c.tp),
+        context_bytes=software.coefficient("context_bytes") + 0.0 * tokens,
+        slack_bytes=slack * (activations + working + logits + states.gathered),
+    ), np.where(is_first, 0, np.where(is_second, 1, c.pp - 1))
 
 
 def layers_of(model: ModelSpec, c: Any) -> tuple[Stages, Stages]:
@@ -245,21 +212,45 @@ def layers_of(model: ModelSpec, c: Any) -> tuple[Stages, Stages]:
     return layers, moe_layers_of(model, layers, c)
 
 
-def _micro_batch_bytes(
-    model: ModelSpec, workload: Workload, software: Software, c: Any
-) -> tuple[LayerActivations, LayerActivations, Any]:
+@dataclass(slots=True)
+class StageActivations:
+    """Bytes on the first, the second and the last stage: kept per micro-batch in flight, short-lived, logits."""
+
+    per_micro_batch: tuple[Any, Any, Any]
+    working: tuple[Any, Any, Any]
+    logits: tuple[Any, Any, Any]
+
+
+def _stage_activations(model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageActivations:
+    layers, moe = layers_of(model, c)
     dense = layer_activations(model, workload, software, c, moe=False)
     sparse = layer_activations(model, workload, software, c, moe=True) if model.moe else dense
-    return dense, sparse, _logits_bytes(model, workload, software, c)
+    full = (c.recompute & int(Recompute.FULL)) != 0
+    kept, working = [], []
+    for kind in ("first", "mid", "last"):
+        n, m = getattr(layers, kind), getattr(moe, kind)
+        some = np.minimum(c.recompute_layers, n) / np.maximum(n, 1e-9)
+        share = np.where(c.recompute_layers == 0, 1.0, some) * full
+        one_dense = share * dense.input + (1.0 - share) * dense.kept
+        one_sparse = share * sparse.input + (1.0 - share) * sparse.kept
+        embedded = dense.input if kind == "first" else 0.0
+        kept.append((n - m) * one_dense + m * one_sparse + embedded)
+        whole = np.where(m > 0, np.maximum(sparse.whole, dense.whole * (n > m)), dense.whole)
+        working.append(np.where(m > 0, sparse.temporary, dense.temporary) + np.where(share > 0, whole, 0.0))
+    logits = _logits_bytes(model, workload, software, c)
+    one = c.pp == 1
+    on_stage = np.where(one, logits, 0.0), 0.0 * logits, np.where(one, 0.0, logits)
+    return StageActivations((kept[0], kept[1], kept[2]), (working[0], working[1], working[2]), on_stage)
 
 
 @dataclass(slots=True)
 class StageStates:
-    """Weights, gradients and optimizer bytes per kind of stage, and what ZeRO-3 gathers."""
+    """Weights, gradients, optimizer bytes and their sum on the first, second and last stage; ``gathered`` by ZeRO-3."""
 
-    first: tuple[Any, Any, Any]
-    mid: tuple[Any, Any, Any]
-    last: tuple[Any, Any, Any]
+    weights: tuple[Any, ...]
+    gradients: tuple[Any, ...]
+    optimizer: tuple[Any, ...]
+    total: tuple[Any, ...]
     gathered: Any
 
 
@@ -267,27 +258,12 @@ def _stage_states(model: ModelSpec, workload: Workload, c: Any) -> StageStates:
     params = stage_parameters(model, c)
     # ZeRO-3 prefetches one layer beyond the one in use, and holds a layer's unsharded gradients
     gathered = np.where(c.zero_stage == 3, params.largest_layer * (2 * 2.0 + workload.grad_dtype_bytes), 0.0)
-    dense, expert = params.dense, params.expert
-    return StageStates(
-        _model_states(workload, c, dense.first, expert.first),
-        _model_states(workload, c, dense.mid, expert.mid),
-        _model_states(workload, c, dense.last, expert.last),
-        gathered,
-    )
-
-
-def _fullest(ledgers: list[MemoryBreakdown], c: Any) -> tuple[MemoryBreakdown, Any]:
-    first, mid, last = ledgers
-    mid_total = np.where(c.pp > 2, mid.total, -1.0)
-    last_total = np.where(c.pp > 1, last.total, -1.0)
-    pick_first = (first.total >= mid_total) & (first.total >= last_total)
-    pick_mid = ~pick_first & (mid_total >= last_total)
-    parts = {
-        name: np.where(pick_first, value, np.where(pick_mid, getattr(mid, name), getattr(last, name)))
-        for name, value in first.items()
-    }
-    stage = np.where(pick_first, 0, np.where(pick_mid, 1, c.pp - 1))
-    return MemoryBreakdown(**parts), stage
+    by_stage = [
+        _model_states(workload, c, getattr(params.dense, kind), getattr(params.expert, kind))
+        for kind in ("first", "mid", "last")
+    ]
+    weights, gradients, optimizer = zip(*by_stage, strict=True)
+    return StageStates(weights, gradients, optimizer, tuple(sum(s) for s in by_stage), gathered)
 
 
 def _model_states(workload: Workload, c: Any, dense: Any, expert: Any) -> tuple[Any, Any, Any]:

@@ -23,6 +23,27 @@ from .workload import Workload
 
 #: Fields that the time of one layer depends on.
 LAYER_FIELDS = ("tp", "cp", "ep", "etp", "micro_batch_size", "recompute", "sequence_parallel", "cp_comm", "tp_overlap")
+#: Fields that the time of a whole stage depends on.
+STAGE_FIELDS = (*LAYER_FIELDS, *SPLIT_FIELDS, "recompute_layers")
+
+
+@dataclass(slots=True)
+class BusiestStage:
+    """Seconds of one micro-batch on the busiest stage, by part, and on all stages together.
+
+    Attributes:
+        whole: all parts on the busiest stage; pipeline: the same summed over the stages.
+    """
+
+    forward: Any
+    backward: Any
+    recompute: Any
+    host: Any
+    tp: Any
+    cp: Any
+    ep: Any
+    whole: Any
+    pipeline: Any
 
 
 @dataclass(slots=True)
@@ -41,6 +62,21 @@ class StageTime:
         """All parts together."""
         parts = (self.forward, self.backward, self.recompute, self.host, self.tp, self.cp, self.ep)
         return reduce(add, parts)
+
+    def busiest(self) -> BusiestStage:
+        """The stage that sets the pace."""
+        whole = self.whole()
+        return BusiestStage(
+            forward=self.forward.at_busiest(whole),
+            backward=self.backward.at_busiest(whole),
+            recompute=self.recompute.at_busiest(whole),
+            host=self.host.at_busiest(whole),
+            tp=self.tp.at_busiest(whole),
+            cp=self.cp.at_busiest(whole),
+            ep=self.ep.at_busiest(whole),
+            whole=whole.busiest(),
+            pipeline=whole.total(),
+        )
 
 
 def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageTime:

@@ -21,10 +21,10 @@ from .memory import STATE_FIELDS, StageParameters, memory_breakdown, stage_param
 from .model_spec import ModelSpec
 from .ops import weight_cast_bytes
 from .parallelism.data import dense_group, expert_group, exposed_s, gradient_reduction_s, parameter_gather_s
-from .parallelism.pipeline import Stages, p2p_transfer_s
+from .parallelism.pipeline import p2p_transfer_s
 from .schedule import bubble_s
 from .software import Software
-from .stage_time import StageTime, stage_time
+from .stage_time import STAGE_FIELDS, BusiestStage, stage_time
 from .workload import OPTIMIZER_BYTES, Workload
 
 
@@ -42,7 +42,9 @@ def estimate(model: ModelSpec, workload: Workload, config: Any, cluster: Cluster
     """
     c = config
     n_micro = np.maximum(workload.global_batch / (c.micro_batch_size * c.dp), 1.0)
-    stage = stage_time(cluster, model, workload, software, c)
+    stage: BusiestStage = factored(
+        lambda t: stage_time(cluster, model, workload, software, t).busiest(), c, STAGE_FIELDS
+    )
     time = _step_time(cluster, model, workload, software, c, n_micro, stage)
     memory, fullest = memory_breakdown(model, workload, software, c, n_micro)
     return _summary(model, workload, cluster, software, c, time, memory, fullest)
@@ -58,16 +60,9 @@ def _step_time(
     software: Software,
     c: Any,
     n_micro: Any,
-    stage: StageTime,
+    stage: BusiestStage,
 ) -> TimeBreakdown:
-    whole = stage.whole()
-    busiest, total = whole.busiest(), whole.total()
-
-    def at(part: Stages) -> Any:
-        return n_micro * part.at_busiest(whole)
-
-    forward_share = stage.forward.at_busiest(whole) / busiest
-    bubble = bubble_s(c, total, busiest, forward_share)
+    bubble = bubble_s(c, stage.pipeline, stage.whole, stage.forward / stage.whole)
     hop = factored(
         lambda t: p2p_transfer_s(
             cluster, model.hidden, t.micro_batch_size * workload.seq_len / t.cp, workload.activation_bytes, t
@@ -76,7 +71,7 @@ def _step_time(
         ("tp", "cp", "pp", "dp", "micro_batch_size"),
     )
     pp = software.coefficient("p2p_exposed") * 2.0 * hop * c.vp * (n_micro + (c.pp - 1) / c.vp)
-    window = (stage.backward.at_busiest(whole), stage.forward.at_busiest(whole), n_micro)
+    window = (stage.backward, stage.forward, n_micro)
     dp, gather = _data_parallel_time(cluster, model, workload, software, c, window)
     optimizer = factored(
         lambda t: _optimizer_time(cluster, workload, software, t, stage_parameters(model, t)),
@@ -84,20 +79,20 @@ def _step_time(
         (*STATE_FIELDS, "optimizer_offload"),
     )
     parts = TimeBreakdown(
-        forward_s=at(stage.forward),
-        backward_s=at(stage.backward),
-        recompute_s=at(stage.recompute),
-        host_s=at(stage.host),
-        tp_s=at(stage.tp),
-        cp_s=at(stage.cp),
-        ep_s=at(stage.ep),
+        forward_s=n_micro * stage.forward,
+        backward_s=n_micro * stage.backward,
+        recompute_s=n_micro * stage.recompute,
+        host_s=n_micro * stage.host,
+        tp_s=n_micro * stage.tp,
+        cp_s=n_micro * stage.cp,
+        ep_s=n_micro * stage.ep,
         pp_s=pp,
         bubble_s=bubble,
         dp_s=dp,
         param_gather_s=gather,
         optimizer_s=optimizer,
-        step_overhead_s=software.coefficient("step_s") + 0.0 * busiest,
-        jitter_s=0.0 * busiest,
+        step_overhead_s=software.coefficient("step_s") + 0.0 * stage.whole,
+        jitter_s=0.0 * stage.whole,
     )
     nodes = np.maximum(c.tp * c.cp * c.pp * c.dp / cluster.gpus_per_node, 1.0)
     parts.jitter_s = parts.total * software.coefficient("jitter_per_doubling") * np.log2(nodes)

@@ -143,7 +143,7 @@ def in_flight(c: Any, n_micro: Any, stage: Any) -> Any:
     """
     from ..parallel import Schedule
 
-    warm = (c.pp - stage - 1) * np.where(c.vp > 1, 2, 1) + (c.vp - 1) * c.pp
+    warm = (c.pp - stage - 1.0) * np.where(c.vp > 1, 2.0, 1.0) + (c.vp - 1.0) * c.pp
     chunks = np.minimum(warm + 1, n_micro * c.vp)
     n = chunks / c.vp
     n = np.where(c.schedule == Schedule.GPIPE, n_micro, n)
