@@ -169,7 +169,14 @@ def defaults(files: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _lend(curves: dict[str, Any], lender: str) -> dict[str, Any]:
-    return {key: borrow(e, lender) for key, e in curves.items()}
+    """Curves for devices of the lender's architecture; GEMM curves say what power the lender has per peak FLOP/s."""
+    gpu = bare_gpu(lender)
+    power = {
+        kind: {"lender_watts_per_tflop": gpu.power_w / (gpu.peak(kind) * 1e-12)}
+        for kind in curves
+        if kind in gemm.TYPES
+    }
+    return {key: borrow(e, lender, changes=power.get(key)) for key, e in curves.items()}
 
 
 def _hopper_rate(files: dict[str, dict[str, Any]]) -> dict[str, Any]:

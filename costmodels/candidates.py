@@ -6,6 +6,7 @@ take either. ``unique_rows`` lets a cost that depends on few fields be computed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -43,7 +44,7 @@ class CandidateTable:
         else:
             out["dp_shard"] = np.where(out["dp_shard"] == 0, out["dp"] * out["cp"], out["dp_shard"])
         self._columns = out
-        self._codes: dict[str, tuple[Column, int]] = {}
+        self._codes: dict[str, tuple[NDArray[np.int32], int]] = {}
         self._groups: dict[tuple[str, ...], tuple[Column, Column]] = {}
 
     @classmethod
@@ -102,42 +103,44 @@ class CandidateTable:
 _SLOTS_PER_ROW = 16
 
 
-def _dense_codes(column: Any) -> tuple[NDArray[np.int64], int]:
+def _dense_codes(column: Any) -> tuple[NDArray[np.int32], int]:
     """Number the distinct values of a non-negative integer column 0..k-1 without sorting it."""
-    col = np.asarray(column, dtype=np.int64)
-    present = np.zeros(int(col.max(initial=0)) + 1, dtype=np.int64)
-    present[col] = 1
-    codes = np.cumsum(present) - 1
+    col = np.asarray(column)
+    present = np.zeros(int(col.max(initial=0)) + 1, dtype=np.bool_)
+    present[col] = True
+    codes = np.cumsum(present, dtype=np.int32)
+    codes -= 1
     return codes[col], int(codes[-1]) + 1
 
 
-def unique_rows(columns: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def unique_rows(columns: Sequence[Any]) -> tuple[Column, Column]:
     """Distinct combinations of non-negative integer columns.
 
     Returns:
-        ``(first, inverse)``: row numbers of one representative of each combination, and for every
-        row the number of its combination, so that ``f(col[first])[inverse]`` equals ``f(col)``.
+        ``(rows, inverse)``: row numbers of one representative of each combination, and for every
+        row the number of its combination, so that ``f(col[rows])[inverse]`` equals ``f(col)``.
     """
     return _group([_dense_codes(col) for col in columns])
 
 
-def _group(coded: Sequence[tuple[NDArray[np.int64], int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _group(coded: Sequence[tuple[NDArray[np.int32], int]]) -> tuple[Column, Column]:
     """Distinct combinations of dense codes: representatives and inverse."""
-    key = np.zeros(coded[0][0].shape, dtype=np.int64)
-    span = 1
-    for codes, n in coded:
-        if n > 1:
-            key = key * n + codes
-            span *= n
-    if span > _SLOTS_PER_ROW * key.size + 4096:
-        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-        return first.astype(np.int64), inverse.astype(np.int64)
-    slot = np.full(span, -1, dtype=np.int64)
-    slot[key[::-1]] = np.arange(key.size - 1, -1, -1)  # the first occurrence wins
+    varying = [(codes, n) for codes, n in coded if n > 1]
+    size = coded[0][0].size
+    span = math.prod(n for _, n in varying)
+    key: NDArray[Any] = np.zeros(size, dtype=np.int32 if span < 2**31 else np.int64)
+    for codes, n in varying:
+        key *= n
+        key += codes
+    if span > _SLOTS_PER_ROW * size + 4096:
+        _, rows, inverse = np.unique(key, return_index=True, return_inverse=True)
+        return rows.astype(np.int64), inverse.astype(np.int64)
+    slot = np.full(span, -1, dtype=np.int32)
+    slot[key] = np.arange(size, dtype=np.int32)  # of equal rows the last one stays
     used = np.flatnonzero(slot >= 0)
     number = np.empty(span, dtype=np.int64)
     number[used] = np.arange(used.size)
-    return slot[used], number[key]
+    return slot[used].astype(np.int64), number[key]
 
 
 def _take(value: Any, index: NDArray[np.int64]) -> Any:

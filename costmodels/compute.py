@@ -189,7 +189,7 @@ def _attention_curve(gpu: Gpu, kernel: str) -> Curve:
 def _tile_time_s(gpu: Gpu, gemm_type: str, curve: Curve, m: Any, n: Any, k: Any, groups: Any) -> Any:
     """Time of the matrix units: best tile shape, wave quantisation, prologue, throttling."""
     m, n = np.asarray(m, float), np.asarray(n, float)
-    per_sm = gpu.peak(gemm_type) * curve["efficiency"] / gpu.sm_count
+    per_sm = gpu.peak(gemm_type) * curve["efficiency"] * _power_share(gpu, gemm_type, curve) / gpu.sm_count
     inner = 2.0 * (np.asarray(k, float) + curve["k_prologue"]) / per_sm
     tail = curve["tail"] / (1.0 + np.asarray(k, float) * (1.0 / curve["k_split"]))
     best: Any = None
@@ -201,6 +201,18 @@ def _tile_time_s(gpu: Gpu, gemm_type: str, curve: Curve, m: Any, n: Any, k: Any,
     seconds = best * inner
     loss = curve["throttle"] * seconds / (seconds + curve["throttle_after_s"])
     return seconds / (1.0 - loss)
+
+
+def _power_share(gpu: Gpu, gemm_type: str, curve: Curve) -> float:
+    """Clock that a device sustains relative to the one whose curve it borrows, from watts per peak FLOP/s.
+
+    Power of a chip that is held at its limit grows with the cube of the clock (voltage follows frequency), so half
+    the watts per FLOP leave 0.79 of the rate. 1 for a curve measured on the device itself. Check: A100 PCIe (300 W)
+    against SXM (400 W): 0.91 here, 0.93 measured as best matmul (stas00/ml-engineering).
+    """
+    lender = curve.coefficients.get("lender_watts_per_tflop", 0.0)
+    own = gpu.power_w / (gpu.peak(gemm_type) * 1e-12)
+    return min(1.0, (own / lender) ** (1.0 / 3.0)) if lender else 1.0
 
 
 def _unfused_time_s(

@@ -15,7 +15,7 @@ from .model_spec import ModelSpec
 from .parallel import CpComm, Recompute
 from .parallelism.context import cp_layer_s
 from .parallelism.expert import dispatch_s, expert_load
-from .parallelism.tensor import tp_block_s
+from .parallelism.tensor import TpWindows, tp_block_s
 from .software import Software
 from .workload import Workload
 
@@ -130,10 +130,8 @@ def layer_time(
         projections.forward_s + core_f + a_light + a_cast,
         projections.backward_s + core_b + 1.5 * a_light + a_cast,
     )
-    tp_f, tp_b = tp_block_s(cluster, model.hidden, tokens, width, c)
-    show = np.where(c.tp_overlap == 1, 1.0 - software.coefficient("tp_overlap"), 1.0) / software.coefficient(
-        "comm_derate"
-    )
+    show = np.where(c.tp_overlap == 1, 1.0 - software.coefficient("tp_overlap"), 1.0)
+    tp_f, tp_b = _tp_times(cluster, model, workload, software, c, tokens)
     tp_f, tp_b = tp_f * show, tp_b * show
     cp_f = cp_layer_s(cluster, model, tokens, width, core_f, c, backward=False)
     cp_b = cp_layer_s(cluster, model, tokens, width, core_b, c, backward=True)
@@ -178,6 +176,27 @@ def layer_time(
         ep_backward_s=2 * ep_one,
         ep_recompute_s=np.where(full | (rc_ffn & moe), 2 * ep_one, 0.0),
     )
+
+
+def _tp_times(
+    cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any, tokens: Any
+) -> tuple[Any, Any]:
+    """Exposed TP collectives of one block, forward and backward, with what hidden traffic costs the GEMM beside it."""
+    derate = software.coefficient("comm_derate")
+    share = software.coefficient("tp_grad_overlap")
+    if not software.tp_grad_overlap or software.launch_blocking or workload.task == "lora":
+        share = 0.0
+    # the block's column-parallel linear: query-key-value, as good as the up-projection
+    qkv = ops.attention_matmuls(model, c.tp)[0]
+    kind, rate = workload.gemm_type, software.coefficient("gemm_derate") / derate
+    windows = TpWindows(
+        gemm_time_s(cluster.gpu, kind, tokens, qkv.k, qkv.n) / rate,
+        gemm_time_s(cluster.gpu, kind, qkv.n, qkv.k, tokens) / rate,
+        share,
+    )
+    forward, backward, hidden = tp_block_s(cluster, model.hidden, tokens, workload.activation_bytes, c, windows)
+    slow = software.coefficient("overlap_slowdown")
+    return forward / derate, (backward + slow * hidden) / derate
 
 
 def _elementwise(gpu: Gpu, software: Software) -> Callable[[Any, Any], Any]:

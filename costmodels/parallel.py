@@ -97,6 +97,7 @@ class ParallelConfig:
 
     @property
     def world_size(self) -> int:
+        """GPUs of the plan."""
         return self.tp * self.cp * self.pp * self.dp
 
 

@@ -23,6 +23,7 @@ class Software:
         fused_elementwise: bias-GELU, dropout-add, SwiGLU and norm kernels are fused.
         cuda_graphs: kernel launches are replayed (no launch floor).
         launch_blocking: the host waits for every kernel (``CUDA_LAUNCH_BLOCKING=1``), so that launches add up.
+        tp_grad_overlap: backward TP collectives run behind the gradient GEMMs (Megatron since 2022, async TP).
         coefficients: see ``COEFFICIENTS``; absent names take the default there.
         defaults: ``ParallelConfig`` fields that the release sets when the user says nothing.
     """
@@ -35,6 +36,7 @@ class Software:
     fused_loss: bool = False
     cuda_graphs: bool = False
     launch_blocking: bool = False
+    tp_grad_overlap: bool = True
     coefficients: Mapping[str, float] = field(default_factory=dict)
     defaults: Mapping[str, int] = field(default_factory=dict)
     provenance: Provenance = Provenance.DATASHEET
@@ -69,7 +71,9 @@ COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
     "dp_overlap": (0.80, 0.0, 1.0, "share of gradient/parameter traffic that can hide when overlap is on"),
     "overlap_slowdown": (0.10, 0.0, 0.5, "extra compute time per second of traffic hidden behind it"),
     "fsdp_overlap": (0.85, 0.0, 1.0, "share of the layer-wise gathers and scatters of ZeRO-3 that can hide"),
+    "tp_grad_overlap": (0.8, 0.0, 1.0, "share of a backward TP collective that hides behind a gradient GEMM"),
     "tp_overlap": (0.70, 0.0, 1.0, "share of TP traffic hidden when tp_overlap is on"),
+    "p2p_interleaved": (0.3, 0.0, 1.0, "same with interleaving, where transfers overlap the other chunks' compute"),
     "p2p_exposed": (1.0, 0.0, 1.0, "share of the pipeline transfers on the critical path without interleaving"),
     "microbatch_s": (1.0e-3, 0.0, 20e-3, "host time of one micro-batch that nothing hides (schedule, loss, syncs)"),
     "step_s": (15e-3, 0.0, 300e-3, "host time of one step (data, grad norm, logging, scheduler)"),

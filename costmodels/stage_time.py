@@ -17,7 +17,7 @@ from .memory import SPLIT_FIELDS, layers_of
 from .model_spec import ModelSpec
 from .parallel import Recompute
 from .parallelism.pipeline import Stages
-from .parallelism.tensor import tp_block_s
+from .parallelism.tensor import NO_OVERLAP, tp_block_s
 from .software import Software
 from .workload import Workload
 
@@ -182,7 +182,7 @@ def _head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     loss_f, loss_b = (4.0, 4.0) if software.fused_loss else (16.0, 10.0)
     forward = forward + memory_bound_time_s(gpu, loss_f * tokens * vocab, 6) / light
     backward = backward + memory_bound_time_s(gpu, loss_b * tokens * vocab, 4) / light
-    fwd_tp, bwd_tp = tp_block_s(cluster, model.hidden, tokens, workload.activation_bytes, c)
+    fwd_tp, bwd_tp, _ = tp_block_s(cluster, model.hidden, tokens, workload.activation_bytes, c, NO_OVERLAP)
     return forward, backward, (0.0 * fwd_tp + bwd_tp) / software.coefficient("comm_derate")
 
 

@@ -70,7 +70,8 @@ def _step_time(
         c,
         ("tp", "cp", "pp", "dp", "micro_batch_size"),
     )
-    pp = software.coefficient("p2p_exposed") * 2.0 * hop * c.vp * (n_micro + (c.pp - 1) / c.vp)
+    shown = np.where(c.vp > 1, software.coefficient("p2p_interleaved"), software.coefficient("p2p_exposed"))
+    pp = shown * 2.0 * hop * c.vp * (n_micro + (c.pp - 1) / c.vp)
     window = (stage.backward, stage.forward, n_micro)
     dp, gather = _data_parallel_time(cluster, model, workload, software, c, window)
     optimizer = factored(

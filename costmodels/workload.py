@@ -56,6 +56,7 @@ class Workload:
 
     @property
     def gemm_type(self) -> str:
+        """Matrix unit that the linear layers use."""
         return GEMM_TYPE[self.precision]
 
     @property

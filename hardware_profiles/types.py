@@ -142,4 +142,5 @@ class Cluster:
 
     @property
     def n_gpus(self) -> int:
+        """GPUs of the whole cluster."""
         return self.nodes * self.gpus_per_node

@@ -24,7 +24,7 @@ from .problem import PlanningProblem
 from .space import Space, excluded
 
 Floats = NDArray[np.float64]
-CHUNK_ROWS = 32_768
+CHUNK_ROWS = 65_536
 #: Relative difference of step time below which two plans are called tied: step times of one configuration repeat
 #: to about this between runs (assumed, until the interval states a repeatability of its own).
 TIE = 0.01

@@ -97,7 +97,10 @@ class DeepSpeed:
                 "sequence_parallel_size: attention must go through DeepSpeed's DistributedAttention (Ulysses)."
             )
         if config.tp > 1:
-            notes.append("tensor_parallel.autotp_size: the model must be one that DeepSpeed's AutoTP knows.")
+            notes.append(
+                "tensor_parallel.autotp_size: the model must be one that DeepSpeed's AutoTP knows, and "
+                f"deepspeed.initialize needs an mpu whose data-parallel groups have {config.dp} ranks."
+            )
         return notes
 
 

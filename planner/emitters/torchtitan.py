@@ -69,20 +69,22 @@ class TorchTitan:
     def emit(self, plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> LaunchBundle:
         """``launch.sh``, ``launch.json`` and, wrapped for Slurm, ``job.sbatch``.
 
-        Raises:
-            UnsupportedByFrameworkError: the plan, or TorchTitan has no configuration of the model and
-                ``options`` names none.
+        A model that TorchTitan has no configuration of must be named through the environment.
         """
         require_expressible(self, plan_set, plan)
-        module, config = registry_entry(plan_set, plan, options)
+        module, config = registry_entry(plan_set, options)
         notes = self.notes(plan, options)
+        if not (module and config):
+            notes.append(
+                f"TorchTitan 0.3 has no configuration of {plan_set.problem.model.name}; write one and name it by "
+                "TORCHTITAN_MODULE and TORCHTITAN_CONFIG."
+            )
         lines = [
             *header(self, plan_set, plan, notes),
             "set -euo pipefail",
             "",
             *cluster_defaults(plan_set),
-            default("TORCHTITAN_MODULE", module),
-            default("TORCHTITAN_CONFIG", config),
+            *registry_lines(module, config),
             "",
             *world_check(plan),
             'export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"',
@@ -117,23 +119,18 @@ class TorchTitan:
         return notes
 
 
-def registry_entry(plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> tuple[str, str]:
-    """Module and configuration of the model.
+def registry_entry(plan_set: PlanSet, options: LaunchOptions) -> tuple[str, str]:
+    """Module and configuration function of the model; empty where neither TorchTitan nor the user has one."""
+    module, config = REGISTRY.get(plan_set.problem.model.name, ("", ""))
+    return options.torchtitan_module or module, options.torchtitan_config or config
 
-    Raises:
-        UnsupportedByFrameworkError: neither TorchTitan nor the user has one.
-    """
-    from ...hardware_profiles.errors import UnsupportedByFrameworkError
 
-    name = plan_set.problem.model.name
-    module, config = REGISTRY.get(name, ("", ""))
-    module, config = options.torchtitan_module or module, options.torchtitan_config or config
-    if not (module and config):
-        raise UnsupportedByFrameworkError(
-            f"plan {plan.rank} cannot be written for torchtitan: release 0.3 has no configuration of {name}; "
-            "name your own with --torchtitan-module and --torchtitan-config."
-        )
-    return module, config
+def registry_lines(module: str, config: str) -> list[str]:
+    """Variables that name the model; without a known one the script asks for them."""
+    return [
+        default(name, value) if value else f': "${{{name}:?set it to your own model in the registry of TorchTitan}}"'
+        for name, value in (("TORCHTITAN_MODULE", module), ("TORCHTITAN_CONFIG", config))
+    ]
 
 
 def shard_degree(plan: Plan) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...costmodels.load_recipes import recipe_for
-from ...costmodels.load_software import Era, software_for_run
+from ...costmodels.load_software import Era, for_gpu, list_software, load_era, software_for_run
 from ...costmodels.model_dims import model_from_dims
 from ...costmodels.model_spec import ModelSpec
 from ...costmodels.parallel import LayerSplit
@@ -196,6 +196,9 @@ def _software(run: Run, gpu: Gpu, facts: SourceFacts) -> tuple[Software, Era, st
     blocking = re.search(r"CUDA_LAUNCH_BLOCKING\s*=\s*([01])", run.text("notes"))
     if blocking:
         changes["launch_blocking"] = blocking.group(1) == "1"
+    if changes.get("launch_blocking") and f"{era.software.name}-blocking" in list_software():
+        era = load_era(f"{era.software.name}-blocking")  # ranks that wait for every kernel are an era of their own
+        software = for_gpu(era, gpu.architecture)
     return (replace(software, **changes) if changes else software), era, why
 
 

@@ -6,6 +6,7 @@ No profile or coefficient is fitted on these rows (``calibrate`` leaves the sour
 from __future__ import annotations
 
 import pytest
+
 from meshwright.costmodels.load_model import load_model
 from meshwright.costmodels.load_software import load_software
 from meshwright.costmodels.parallel import ParallelConfig, Recompute
