@@ -101,7 +101,7 @@ class Values:
                 out.append((escaped if not quoted or escaped in '$`"\\' else "\\" + escaped, True, None))
                 i += 2
             elif char == "'" and not quoted:
-                end = raw.index("'", i + 1)
+                end = _find(raw, "'", i + 1)
                 out.append((raw[i + 1 : end], True, None))
                 i = end + 1
             elif char == '"':
@@ -109,7 +109,7 @@ class Values:
                 out.append(("", True, None))
                 i += 1
             elif char == "`":
-                end = raw.index("`", i + 1)
+                end = _find(raw, "`", i + 1)
                 out.append((self._command(raw[i + 1 : end]), True, None))
                 i = end + 1
             elif char == "$":
@@ -213,6 +213,12 @@ class Values:
             return str(int(_evaluate(ast.parse(plain.strip() or "0", mode="eval").body)))
         except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError):
             return unknown(f"$(({text.strip()}))")
+
+
+def _find(raw: str, mark: str, at: int) -> int:
+    """Offset of a closing mark; the end of the text where it is missing."""
+    end = raw.find(mark, at)
+    return len(raw) if end < 0 else end
 
 
 def _closing(raw: str, at: int, opening: str, closing: str) -> int:

@@ -49,5 +49,5 @@ def tp_block_s(
     sp = c.sequence_parallel == 1
     behind_wgrad = hide.share * np.minimum(np.where(sp, rs, ar), hide.weight_gradient_s)
     behind_dgrad = np.where(sp, hide.share * np.minimum(ag, hide.input_gradient_s), 0.0)
-    hidden: Any = np.where(c.tp > 1, behind_wgrad + behind_dgrad, 0.0)
-    return np.where(sp, ag + rs, ar), np.where(sp, 2 * ag + rs, ar) - hidden, hidden
+    saved: Any = np.where(c.tp > 1, behind_wgrad + behind_dgrad, 0.0)
+    return np.where(sp, ag + rs, ar), np.where(sp, 2 * ag + rs, ar) - saved, saved

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from meshwright.costmodels.parallel import CpComm, LayerSplit, Recompute
 from meshwright.hardware_profiles.errors import InvalidProblemError
@@ -291,3 +293,20 @@ def test_nothing_is_run(tmp_path: Path) -> None:
     text = f"touch {tmp_path}/ran\nX=$(touch {tmp_path}/ran)\n" + MINIMAL.format(extra="$X")
     read_megatron_launch(script(tmp_path, text))
     assert not (tmp_path / "ran").exists()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_garbled_scripts_never_crash(tmp_path: Path, data: st.DataObject) -> None:
+    text = data.draw(st.sampled_from((GPT3, LLAMA, MIXTRAL)))
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(text) - 1))
+        cut = data.draw(st.integers(0, 12))
+        put = data.draw(
+            st.sampled_from(('"', "'", "(", ")", "${", "$((", "}", "`", "\\", "<<E\n", "[[ ", "fi\n", "||", "0", "-1"))
+        )
+        text = text[:at] + put + text[at + cut :]
+    try:
+        read_megatron_launch(script(tmp_path, text))
+    except InvalidProblemError as error:
+        assert "\n" not in str(error)
