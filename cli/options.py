@@ -39,6 +39,13 @@ class Precision(StrEnum):
     FP32 = "fp32"
 
 
+class GradDtype(StrEnum):
+    """Width of the gradient buffer."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 class Optimizer(StrEnum):
     """Optimizer and the width of its states."""
 
@@ -69,8 +76,16 @@ ClusterOpt = Annotated[str, typer.Option(metavar="NAME", help="A cluster of `mes
 NodesOpt = Annotated[str | None, typer.Option(metavar="N", help="Hosts; 1..64 sizes the run over a range.")]
 OneNodesOpt = Annotated[str | None, typer.Option(metavar="N", help="Hosts.")]
 GpusOpt = Annotated[int | None, typer.Option(min=1, metavar="N", help="GPUs, instead of --nodes.")]
-SeqLenOpt = Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Tokens of a sequence.")]
-GlobalBatchOpt = Annotated[int, typer.Option(min=1, metavar="SEQUENCES", help="Sequences of one optimizer step.")]
+SeqLenOpt = Annotated[
+    int | None, typer.Option(min=1, metavar="TOKENS", help="Tokens of a sequence; default: the model's, at most 8192.")
+]
+GlobalBatchOpt = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="SEQUENCES", help="Sequences of one optimizer step; default: 4M tokens' worth."),
+]
+GradDtypeOpt = Annotated[
+    GradDtype | None, typer.Option(help="Gradients that are kept and reduced; default: the framework's own.")
+]
 FrameworkOpt = Annotated[Framework, typer.Option(help="Framework that must be able to run the plan.")]
 SoftwareOpt = Annotated[str | None, typer.Option(metavar="NAME", help="Framework release; default: the newest known.")]
 PrecisionOpt = Annotated[Precision, typer.Option(help="Recipe of the linear layers.")]

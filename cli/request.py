@@ -8,6 +8,7 @@ from typing import Any
 
 from ..costmodels.load_model import load_model
 from ..costmodels.load_software import default_software, for_gpu, load_era
+from ..costmodels.model_spec import ModelSpec
 from ..costmodels.parallel import ParallelConfig
 from ..costmodels.software import Software
 from ..costmodels.workload import Workload
@@ -16,7 +17,12 @@ from ..hardware_profiles.load import load_cluster
 from ..hardware_profiles.types import Gpu
 from ..planner.launch_reader import ReadLaunch
 from ..planner.problem import PlanningProblem
+from .output import note
 from .parse import parse_count, parse_memory, parse_range, parse_words
+
+#: What a pre-training step takes where nothing is said: sequences of 8,192 tokens, four million tokens a step.
+DEFAULT_SEQ_LEN = 8192
+DEFAULT_TOKENS_PER_STEP = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +31,9 @@ class Request:
 
     model: str
     cluster: str
-    seq_len: int
-    global_batch: int
+    seq_len: int | None = None
+    global_batch: int | None = None
+    grad_dtype: str | None = None
     nodes: str | None = None
     gpus: int | None = None
     framework: str = "megatron-lm"
@@ -75,14 +82,14 @@ def build_problem(request: Request, *, nodes: int | None = None) -> PlanningProb
     cluster = load_cluster(request.cluster, nodes=nodes, gpus=request.gpus)
     gpu = cluster.gpu
     software = _software(request.framework, request.software, gpu)
-    grad_bytes = load_era(software.name).grad_dtype_bytes.get(request.precision, 4.0)
+    seq_len, global_batch = _sizes(request, model)
     workload = Workload(
-        seq_len=request.seq_len,
-        global_batch=request.global_batch,
+        seq_len=seq_len,
+        global_batch=global_batch,
         task=request.task,
         precision=request.precision,
         optimizer=request.optimizer,
-        grad_dtype_bytes=grad_bytes,
+        grad_dtype_bytes=_gradient_bytes(request, software),
         lora_rank=request.lora_rank,
         lora_targets=request.lora_targets,
     )
@@ -108,6 +115,33 @@ def build_problem(request: Request, *, nodes: int | None = None) -> PlanningProb
         top=request.top,
         **optional,
     )
+
+
+def _sizes(request: Request, model: ModelSpec) -> tuple[int, int]:
+    """Sequence length and batch, assumed where not given; what was assumed is said on stderr."""
+    seq_len = request.seq_len or min(model.max_seq_len or DEFAULT_SEQ_LEN, DEFAULT_SEQ_LEN)
+    global_batch = request.global_batch or max(DEFAULT_TOKENS_PER_STEP // seq_len, 1)
+    assumed = []
+    if request.seq_len is None:
+        assumed.append(f"--seq-len {seq_len}")
+    if request.global_batch is None:
+        assumed.append(f"--global-batch {global_batch}")
+    if assumed:
+        note(f"assumed: {' '.join(assumed)}")
+    return seq_len, global_batch
+
+
+def _gradient_bytes(request: Request, software: Software) -> float:
+    """Width of gradients: as asked, else the framework's own default.
+
+    Megatron-LM accumulates bf16 (and FP8) gradients in fp32 unless ``--grad-reduce-in-bf16`` is given; the
+    published runs of an era may have asked for 16 bits, which a user's plan must not take over unasked.
+    """
+    if request.grad_dtype is not None:
+        return {"fp32": 4.0, "bf16": 2.0}[request.grad_dtype]
+    if request.framework == "megatron-lm" and request.precision != "fp16":
+        return 4.0
+    return load_era(software.name).grad_dtype_bytes.get(request.precision, 4.0)
 
 
 def problem_of_launch(

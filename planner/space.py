@@ -257,12 +257,12 @@ def _blocks(problem: PlanningProblem) -> list[Block]:
 
 
 def _switch_options(p: PlanningProblem, tp: int) -> Options:
-    """Sequence parallelism where tp > 1; the other switches as the release sets them, unless pinned."""
+    """Sequence parallelism where tp > 1, TP overlap off; the other switches as the release sets them, unless pinned."""
     out: Options = []
     for sp in p.pins.get("sequence_parallel", (int(tp > 1),)):
         default = {n: int(p.software.defaults.get(n, getattr(ParallelConfig(), n))) for n in _SWITCHES}
-        if p.framework in ("deepspeed", "pytorch") or tp == 1 or not sp:
-            default["tp_overlap"] = 0
+        # overlapping TP traffic needs user buffers or a compiled step, which not every installation has: pinned only
+        default["tp_overlap"] = 0
         out += [(sp, *rest) for rest in product(*(p.pins.get(n, (default[n],)) for n in _SWITCHES))]
     return out
 

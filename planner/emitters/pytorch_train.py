@@ -266,6 +266,32 @@ def step(c: dict, chunks, schedule, stages, tokens: torch.Tensor) -> torch.Tenso
     return torch.stack(losses).mean() if has_last else None
 
 
+def train(c: dict, steps: int, mesh, device: torch.device, optimizer, run_step) -> None:
+    """The loop over steps; one rank that has the loss prints it."""
+    # Every rank draws the same global batch and takes its share, so the data do not depend on the layout.
+    dp = c["dp_replicate"] * c["dp_shard"]
+    dp_rank = mesh["dp_replicate"].get_local_rank() * c["dp_shard"] + mesh["dp_shard"].get_local_rank()
+    share = c["micro_batch_size"] * c["micro_batches"]
+    generator = torch.Generator().manual_seed(0)
+    for i in range(steps):
+        start = time.perf_counter()
+        drawn = torch.randint(0, c["model"]["vocab"], (share * dp, c["seq_len"] + 1), generator=generator)
+        tokens = drawn[dp_rank * share : (dp_rank + 1) * share].to(device)
+        loss = run_step(tokens)
+        # Pipeline schedules and the loop in step() both leave the mean over micro-batches in the gradients.
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if loss is None:
+            continue
+        for axis in ("dp_replicate", "dp_shard"):
+            torch.distributed.all_reduce(loss, group=mesh[axis].get_group())
+        if dp_rank == 0 and mesh["tp"].get_local_rank() == 0:
+            value = loss.item() / dp
+            seconds = time.perf_counter() - start
+            memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+            print(f"step {i + 1} loss {value:.4f} seconds {seconds:.3f} memory_gib {memory:.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", default=str(Path(__file__).with_name("plan_config.json")))
@@ -290,28 +316,7 @@ def main() -> None:
     # Without sequence parallelism the norms live on a smaller mesh, which the fused loops do not accept.
     foreach = c["tp"] == 1 or c["sequence_parallel"]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.1, foreach=foreach)
-    # Every rank draws the same global batch and takes its share, so the data do not depend on the layout.
-    dp = c["dp_replicate"] * c["dp_shard"]
-    dp_rank = mesh["dp_replicate"].get_local_rank() * c["dp_shard"] + mesh["dp_shard"].get_local_rank()
-    share = c["micro_batch_size"] * c["micro_batches"]
-    generator = torch.Generator().manual_seed(0)
-    for i in range(args.steps):
-        start = time.perf_counter()
-        drawn = torch.randint(0, c["model"]["vocab"], (share * dp, c["seq_len"] + 1), generator=generator)
-        tokens = drawn[dp_rank * share : (dp_rank + 1) * share].to(device)
-        loss = step(c, chunks, schedule, stages, tokens)
-        # Pipeline schedules and the loop in step() both leave the mean over micro-batches in the gradients.
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if loss is None:
-            continue
-        for axis in ("dp_replicate", "dp_shard"):
-            torch.distributed.all_reduce(loss, group=mesh[axis].get_group())
-        if dp_rank == 0 and mesh["tp"].get_local_rank() == 0:
-            value = loss.item() / dp
-            seconds = time.perf_counter() - start
-            memory = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
-            print(f"step {i + 1} loss {value:.4f} seconds {seconds:.3f} memory_gib {memory:.2f}", flush=True)
+    train(c, args.steps, mesh, device, optimizer, lambda tokens: step(c, chunks, schedule, stages, tokens))
     torch.distributed.barrier()  # nobody leaves while a neighbour still talks
     torch.distributed.destroy_process_group()
 

@@ -39,7 +39,6 @@ def brute_force(p):
     modes = {"deepspeed": (0, 32), "pytorch": (0, 32), "torchtitan": (0, 6, 32)}.get(fw)
     modes = modes or ((0, 2 + 4, 2 + 16, 32) if m.moe else (0, 2, 2 + 16, 32))
     experts = m.moe.n_experts if m.moe else 1
-    overlap = p.software.defaults.get("tp_overlap", 0)
     for tp, cp, pp in product(range(1, world + 1), repeat=3):
         if world % (tp * cp * pp) or tp > 8 or cp > max(1, w.seq_len // 1024) or pp > m.n_layers:
             continue
@@ -60,7 +59,7 @@ def brute_force(p):
                     c = ParallelConfig(
                         tp=tp, cp=cp, pp=pp, dp=dp, ep=ep, etp=etp, vp=vp, schedule=schedule, micro_batch_size=mbs,
                         cp_comm=comm, recompute=mode, zero_stage=stage, dp_shard=shard, sequence_parallel=int(tp > 1),
-                        tp_overlap=overlap if tp > 1 and fw not in ("deepspeed", "pytorch") else 0,
+                        tp_overlap=0,  # pinned only
                         layer_split=natural_split(m.n_layers, pp, vp),
                     )  # fmt: skip
                     grid.append(c)
