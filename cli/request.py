@@ -17,6 +17,7 @@ from ..hardware_profiles.load import load_cluster
 from ..hardware_profiles.types import Gpu
 from ..planner.launch_reader import ReadLaunch
 from ..planner.problem import PlanningProblem
+from ..planner.space import natural_split
 from .output import note
 from .parse import parse_count, parse_memory, parse_range, parse_words
 
@@ -219,4 +220,6 @@ def config_on_cluster(values: Mapping[str, int], problem: PlanningProblem) -> Pa
                 "change a degree, --nodes or --gpus."
             )
         fields["dp"] = problem.cluster.n_gpus // inner
+    if "layer_split" not in values:
+        fields["layer_split"] = natural_split(problem.model.n_layers, fields.get("pp", 1), fields.get("vp", 1))
     return ParallelConfig(**fields)

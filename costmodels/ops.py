@@ -142,11 +142,9 @@ def kernels_per_layer(model: ModelSpec, workload: Workload, software: Software, 
     n += 2 if model.attention.qk_norm else 0
     n += 0 if software.fused_elementwise else 8
     if software.attention == "unfused":
-        n = n + 5 * ~fused_softmax(model, c)
-    if moe:
-        n = n + 14 + (3 if model.moe is not None and model.moe.shared_ffn_hidden else 0)
-    else:
-        n = n + 3
+        n = n + np.where(fused_softmax(model, c), 0, 5)
+    shared = 3 if model.moe is not None and model.moe.shared_ffn_hidden else 0
+    n = n + (14 + shared if moe else 3)
     if workload.precision in ("fp8", "mxfp8", "nvfp4"):
         n = n + 10
     if workload.task == "lora":

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from devices import cluster
 
 SOFTWARE = Software(name="t", framework="megatron-lm", release="t", attention="flash2")
+UNFUSED = replace(SOFTWARE, attention="unfused", fused_elementwise=False, launch_blocking=True)
 MODELS = ("llama-3.1-8b", "mixtral-8x7b", "deepseek-v3", "gpt3-175b")
 POWERS = st.sampled_from([1, 2, 4, 8])
 
@@ -53,15 +54,15 @@ def flat(e: Estimate) -> dict[str, np.ndarray]:
     return out
 
 
-@given(st.lists(configs, min_size=1, max_size=12), st.sampled_from(MODELS))
-@settings(max_examples=25, deadline=None)
-def test_scalar_equals_array(rows: list[ParallelConfig], name: str) -> None:
+@given(st.lists(configs, min_size=1, max_size=12), st.sampled_from(MODELS), st.sampled_from((SOFTWARE, UNFUSED)))
+@settings(max_examples=40, deadline=None)
+def test_scalar_equals_array(rows: list[ParallelConfig], name: str, software: Software) -> None:
     model, work = load_model(name), Workload(seq_len=4096, global_batch=512)
     # 300 rows and more take the factored path
     many = (rows * (300 // len(rows) + 1))[:300]
-    table = flat(estimate(model, work, CandidateTable.from_configs(many), cluster(32), SOFTWARE))
+    table = flat(estimate(model, work, CandidateTable.from_configs(many), cluster(32), software))
     for i, c in enumerate(rows):
-        one = flat(estimate(model, work, c, cluster(32), SOFTWARE))
+        one = flat(estimate(model, work, c, cluster(32), software))
         for key, value in one.items():
             got = np.broadcast_to(table[key], (300,))[i]
             assert got == pytest.approx(float(value), rel=1e-12, abs=1e-12), key
