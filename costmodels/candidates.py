@@ -61,7 +61,7 @@ class CandidateTable:
             raise AttributeError(name) from None
 
     def __len__(self) -> int:
-        return int(self._columns["tp"].shape[0])
+        return int(next(iter(self._columns.values())).shape[0])
 
     @property
     def columns(self) -> Mapping[str, Column]:
@@ -75,8 +75,12 @@ class CandidateTable:
 
     def take(self, index: Any) -> CandidateTable:
         """Rows by index array, mask or slice."""
+        return self._pick(index, CONFIG_FIELDS)
+
+    def _pick(self, index: Any, names: Sequence[str]) -> CandidateTable:
+        """Rows of some columns; the others are absent, so that a cost which reads one fails loudly."""
         out = CandidateTable.__new__(CandidateTable)
-        out._columns = {k: v[index] for k, v in self._columns.items()}
+        out._columns = {name: self._columns[name][index] for name in names}
         out._codes, out._groups = {}, {}
         return out
 
@@ -160,4 +164,4 @@ def factored(cost: Callable[[Any], Any], c: Any, names: Sequence[str]) -> Any:
     if not isinstance(c, CandidateTable) or len(c) < 256:
         return cost(c)
     first, inverse = c.groups(names)
-    return _take(cost(c.take(first)), inverse)
+    return _take(cost(c._pick(first, names)), inverse)
