@@ -40,12 +40,10 @@ def backtest(
     with progress("predicting runs"):
         result = predict(files)
     if held_out is not None:
-        from ..planner.validate.calibrate import calibrate
-        from ..planner.validate.held_out import held_out_steps, with_steps
+        from ..planner.validate.held_out import predict_held_out
 
-        with progress(f"refitting without each {held_out.value}"):
-            data, fits = calibrate(result)
-            result = with_steps(result, data, held_out_steps(data, fits, held_out.value))
+        with progress(f"refitting without each {held_out.value}") as report:
+            result = predict_held_out(result, held_out.value, report=report)
     if rows is not None:
         write_text(rows, rows_csv(result), force=force, flag="--rows")
         note(f"wrote {rows}")

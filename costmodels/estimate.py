@@ -67,7 +67,9 @@ class MemoryBreakdown(_Parts):
         working_bytes: largest layer's temporaries in backward or recompute.
         logits_bytes: logits, their gradient and the loss.
         buffers_bytes: communication buffers (gradient buckets, TP, P2P, all-to-all).
-        context_bytes: CUDA context and libraries; slack_bytes: allocator's reserve.
+        context_bytes: CUDA context, libraries and NCCL; slack_bytes: what fragments between tensors.
+        cached_bytes: whole blocks of the optimizer's step that the caching allocator keeps for the next one. They
+            show in reserved memory and nvidia-smi but are given back when a device fills up: no part of the peak.
     """
 
     weights_bytes: Any
@@ -80,6 +82,11 @@ class MemoryBreakdown(_Parts):
     buffers_bytes: Any
     context_bytes: Any
     slack_bytes: Any
+    cached_bytes: Any = 0.0
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """The parts of the peak (all but ``cached_bytes``)."""
+        return ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "cached_bytes")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,31 +8,53 @@ import numpy as np
 
 from ..hardware_profiles.types import Cluster, Provenance
 from .model_spec import ModelSpec
-from .software import Software
+from .residuals import shipped_residuals
+from .software import MEMORY_COEFFICIENTS, Software
 from .workload import Workload
 
-#: Log-spread of step time when neither device nor software was measured.
-_UNMEASURED = 0.20
+#: Half-width of a two-sided 90% interval in standard deviations of a normal.
+Z90 = 1.645
+#: Parts of the log-spread of peak memory: relative, bytes that hardly depend on the model, sparse models, and eras
+#: of which no peak was measured.
+_MEMORY_RELATIVE = 0.05
+_MEMORY_FIXED_BYTES = 2e9
+_MEMORY_SPARSE = 0.08
+_MEMORY_UNMEASURED = 0.05
 
 
 def time_sigma(cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, gpus: Any) -> Any:
-    """Standard deviation of log(measured / predicted) for step time.
+    """Standard deviation of log(measured / predicted) for step time, with nothing assumed about the run.
 
-    The software's out-of-group error where it was calibrated (mean absolute error times 1.25, the ratio of a
-    normal's standard deviation to its mean deviation), widened for devices without measured kernels, sparse
-    models and scales beyond those calibrated.
+    From the residuals of left-out runs (``residuals.py``): what the software's era brings, widened for sparse models,
+    devices without measured GEMMs and scales beyond 64 GPUs. An era that was never calibrated takes the error of
+    runs whose whole source was left out.
     """
-    base = 1.25 * software.fit.mape if software.fit is not None and software.fit.mape > 0 else _UNMEASURED
-    curve = cluster.gpu.gemm.get(workload.gemm_type)
-    device = 0.0 if curve is not None and curve.provenance is not Provenance.DATASHEET else 0.12
-    sparse = 0.10 if model.moe is not None else 0.0
-    scale = 0.01 * np.log2(np.maximum(gpus, 8) / 8.0)
-    return np.sqrt(base**2 + device**2 + sparse**2 + scale**2)
+    found = shipped_residuals()
+    era = software.fit.half_width if software.fit is not None and software.fit.half_width > 0 else found.unfitted
+    sparse, borrowed = float(model.moe is not None), float(is_borrowed(cluster, workload))
+    return found.half_width(era, sparse, borrowed, gpus) / Z90
+
+
+def is_borrowed(cluster: Cluster, workload: Workload) -> bool:
+    """The device's GEMM curve for this precision comes from another device or from its datasheet."""
+    gemm = cluster.gpu.gemm
+    curve = next((gemm[kind] for kind in (workload.gemm_type, "bf16", "fp16") if kind in gemm), None)
+    return curve is None or curve.provenance is Provenance.DATASHEET
 
 
 def memory_sigma(cluster: Cluster, model: ModelSpec, software: Software) -> float:
-    """Standard deviation of log(measured / predicted) for peak memory."""
-    return 0.08 if model.moe is None else 0.11
+    """Standard deviation of log(measured / predicted) for peak memory: independent parts, joined in quadrature.
+
+    A relative part (tensors that the ledger counts wrongly), one in bytes (context, communicators and workspaces,
+    which weigh more on small devices), and further ones for sparse models (routing, whose imbalance is an input) and
+    for framework eras without a measured peak. Set from the residuals of measured runs, so that 90% intervals hold
+    about 90% of the rows with known counting; how often they do stands in docs/memory.md.
+    """
+    fixed = _MEMORY_FIXED_BYTES / cluster.gpu.memory_bytes
+    sparse = _MEMORY_SPARSE if model.moe is not None else 0.0
+    known = any(name in MEMORY_COEFFICIENTS for name in software.coefficients)
+    era = 0.0 if known else _MEMORY_UNMEASURED
+    return float(np.sqrt(_MEMORY_RELATIVE**2 + fixed**2 + sparse**2 + era**2))
 
 
 def fit_probability(peak_bytes: Any, capacity_bytes: float, sigma: Any) -> Any:

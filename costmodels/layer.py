@@ -14,7 +14,7 @@ from .compute import attention_time_s, gemm_time_s, grouped_gemm_time_s, memory_
 from .model_spec import ModelSpec
 from .parallel import CpComm, Recompute
 from .parallelism.context import cp_layer_s
-from .parallelism.expert import dispatch_s, expert_load
+from .parallelism.expert import dispatch_s, expert_load, permute_bytes, sparse_host_s
 from .parallelism.tensor import TpWindows, tp_block_s
 from .software import Software
 from .workload import Workload
@@ -142,6 +142,7 @@ def layer_time(
         ep_one, tp_blocks = 0.0 * tokens, 2.0
     ep_one = ep_one / software.coefficient("comm_derate")
     kernels = ops.kernels_per_layer(model, workload, software, moe=moe, c=c)
+    sparse_host, stall = sparse_host_s(model, workload, software, c) if moe else (0.0, 0.0)
     # every collective waits for the slowest host of its group
     skew = 1.0 + software.coefficient("tp_host_skew") * np.log2(c.tp)
     launch, per_pass = software.coefficient("launch_s") * skew, software.coefficient("layer_s") * skew
@@ -159,12 +160,16 @@ def layer_time(
     part = part + np.where(has(Recompute.MLA_UP_PROJECTION), _mla_up_s(gpu, model, workload, software, c, tokens), 0.0)
     part = part + np.where(rc_ffn, up_f + norm_act_f[1] + (ffn.forward_s - up_f if moe else 0.0), 0.0)
     forward = attention.forward_s + ffn.forward_s
+    if software.moe_overlap:
+        # the forward of one micro-batch runs beside the backward of another: all compute of a layer can hide them
+        window = 0.25 * (forward + attention.backward_s + ffn.backward_s)
+        ep_one = ep_one - np.minimum(software.coefficient("ep_overlap") * ep_one, window)
     return LayerTime(
         forward_s=forward,
         backward_s=attention.backward_s + ffn.backward_s,
         recompute_s=np.where(full, forward, part),
         # backward launches about twice the kernels of forward; a recomputed module is one more small pass
-        host_s=3.0 * kernels * launch + 2.0 * per_pass,
+        host_s=3.0 * kernels * launch + 2.0 * per_pass + sparse_host * skew,
         recompute_host_s=np.where(full, kernels * launch + per_pass, np.where(mask > 0, 3.0 * launch, 0.0)),
         tp_forward_s=tp_blocks * tp_f,
         tp_backward_s=tp_blocks * tp_b,
@@ -172,9 +177,9 @@ def layer_time(
         cp_forward_s=cp_f,
         cp_backward_s=cp_b,
         cp_recompute_s=np.where(full | has(Recompute.CORE_ATTENTION), cp_f, 0.0),
-        ep_forward_s=2 * ep_one,
+        ep_forward_s=2 * ep_one + stall,
         ep_backward_s=2 * ep_one,
-        ep_recompute_s=np.where(full | (rc_ffn & moe), 2 * ep_one, 0.0),
+        ep_recompute_s=np.where(full | (rc_ffn & moe), 2 * ep_one + stall, 0.0),
     )
 
 
@@ -236,34 +241,25 @@ def _moe_ffn(
     if moe is None:
         raise ValueError("a sparse layer needs a model with experts")
     elementwise = _elementwise(gpu, software)
-    width, kind = workload.activation_bytes, workload.gemm_type
+    width = workload.activation_bytes
     load = expert_load(model, workload, tokens, c)
     per_expert = load.routed * c.ep / moe.n_experts
-    derate = software.coefficient("gemm_derate")
     mm = ops.ffn_matmuls(model, load.inner)
-    forward: Any = 0.0
-    backward: Any = 0.0
-    up_f: Any = 0.0
-    for one in mm:
-        f = grouped_gemm_time_s(gpu, kind, per_expert, load.local_experts, one.n, one.k)
-        dgrad = grouped_gemm_time_s(gpu, kind, per_expert, load.local_experts, one.k, one.n)
-        forward = forward + f / derate
-        # the weight gradient contracts over the expert's tokens: same FLOPs as the input gradient
-        backward = backward + (2.0 if workload.task != "lora" else 1.0) * dgrad / derate
-        up_f = f / derate if one is mm[0] else up_f
+    experts, up_f = _experts_s(gpu, workload, software, per_expert, load.local_experts, mm)
     router = gemm_time_s(
         gpu, "bf16" if "bf16" in gpu.peak_flops else "fp16", load.entering, moe.n_experts, model.hidden
     )
-    # permute and unpermute: every copy is read and written once on each side of both all-to-alls
-    copies = load.routed / c.etp
-    permute = elementwise(8.0 * width * copies * model.hidden, 6)
+    permute = elementwise(permute_bytes(software, load, model.hidden, width, c), 6)
     activation = elementwise((3 if model.gated_ffn else 2) * width * load.routed * load.inner, 1)
     split = np.where(c.sequence_parallel == 1, c.tp, 1)
     norm = elementwise(2 * width * tokens * model.hidden / split, 1)
     residual = elementwise(3 * width * tokens * model.hidden / split, 1)
-    cast = elementwise(ops.fp8_cast_bytes(workload, load.routed, mm), 0)
-    light = permute + activation + norm + residual + cast
-    part = _Part(forward + router + light, backward + 2 * router + 1.5 * light)
+    unfused = elementwise(
+        ops.expert_unfused_bytes(model, workload, software, load.routed, load.inner),
+        ops.expert_kernels(workload, software, load.local_experts),
+    )
+    light = permute + norm + residual + unfused + (0.0 if software.moe_fused_mlp else activation)
+    part = _Part(experts.forward_s + router + light, experts.backward_s + 2 * router + 1.5 * light)
     tp_blocks: Any = 1.0
     if moe.shared_ffn_hidden:
         shared, _, _ = _dense_ffn(gpu, model, workload, software, c, tokens, moe.shared_ffn_hidden / c.tp)
@@ -271,8 +267,29 @@ def _moe_ffn(
         tp_blocks = 2.0
     # without sequence parallelism every tp rank needs all tokens back: the block's all-reduce stays
     tp_blocks = np.where(c.sequence_parallel == 1, tp_blocks, 2.0)
-    ep_one = dispatch_s(cluster, model, load, width, c)
+    ep_one = dispatch_s(cluster, model, load, width, c, software.moe_dispatcher)
     return part, up_f, (2 * norm, activation), ep_one, tp_blocks
+
+
+def _experts_s(
+    gpu: Gpu, workload: Workload, software: Software, per_expert: Any, local_experts: Any, mm: list[ops.Matmul]
+) -> tuple[_Part, Any]:
+    """Grouped GEMMs of the routed experts; also the up-projection's forward. The weight gradient contracts over the
+    tokens of an expert: its inner dimension is short, and it reads the gradient that it adds to."""
+    kind, derate = workload.gemm_type, software.coefficient("gemm_derate")
+    grad_s = workload.grad_dtype_bytes / (gpu.hbm_bytes_per_s * gpu.memory_bound["efficiency"])
+    forward: Any = 0.0
+    backward: Any = 0.0
+    up_f: Any = 0.0
+    for one in mm:
+        f = grouped_gemm_time_s(gpu, kind, per_expert, local_experts, one.n, one.k) / derate
+        backward = backward + grouped_gemm_time_s(gpu, kind, per_expert, local_experts, one.k, one.n) / derate
+        if workload.task != "lora":
+            wgrad = grouped_gemm_time_s(gpu, kind, one.n, local_experts, one.k, per_expert) / derate
+            backward = backward + wgrad + grad_s * local_experts * one.n * one.k
+        forward = forward + f
+        up_f = f if one is mm[0] else up_f
+    return _Part(forward, backward), up_f
 
 
 def _mla_up_s(gpu: Gpu, model: ModelSpec, workload: Workload, software: Software, c: Any, tokens: Any) -> Any:

@@ -67,9 +67,18 @@ def recipe_for(era: str, *, model: str, gpu: str, precision: str, notes: str = "
     table = _table(era)
     words = {"model": model.lower(), "gpu": gpu.lower(), "precision": precision, "notes": notes.lower()}
     workload = {"fp8_params": True} if precision in table.get("fp8_params", ()) else {}
-    for entry in table.get("recipes", ()):
+    software = dict(_first(table.get("sparse", ()), words).get("software", {}))
+    entry = _first(table.get("recipes", ()), words)
+    if not entry:
+        return Recipe(software=software, workload=workload)
+    config = {"recompute": _mask(entry["recompute"], f"recipes/{era}.yaml")}
+    config["recompute_layers"] = int(entry.get("recompute_layers", 0))
+    return Recipe(config=config, software={**software, **entry.get("software", {})}, workload=workload)
+
+
+def _first(entries: Any, words: Mapping[str, str]) -> Mapping[str, Any]:
+    """The first entry whose every pattern is found in the run's words (empty if none is)."""
+    for entry in entries:
         if all(re.search(str(entry[key]), words[key]) for key in _MATCHED if key in entry):
-            config = {"recompute": _mask(entry["recompute"], f"recipes/{era}.yaml")}
-            config["recompute_layers"] = int(entry.get("recompute_layers", 0))
-            return Recipe(config=config, software=dict(entry.get("software", {})), workload=workload)
-    return Recipe(workload=workload)
+            return dict(entry)
+    return {}

@@ -20,7 +20,8 @@ import yaml
 from ..hardware_profiles.errors import InvalidProblemError, did_you_mean
 from ..hardware_profiles.types import Fit, Gpu, Provenance
 from .parallel import CONFIG_FIELDS
-from .software import COEFFICIENTS, Software
+from .residuals import RESIDUALS_PATH
+from .software import COEFFICIENTS, DISPATCHERS, GRAPHED, Software
 
 _FOLDER = Path(__file__).resolve().parent / "software"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster where libyaml is present
@@ -37,8 +38,13 @@ _KEYS = {
     "cuda_graphs",
     "launch_blocking",
     "tp_grad_overlap",
+    "moe_dispatcher",
+    "moe_overlap",
+    "moe_fused_mlp",
+    "graphed",
     "grad_dtype_bytes",
     "coefficients",
+    "memory",
     "defaults",
     "match",
     "fit",
@@ -126,13 +132,19 @@ def read_era(path: Path) -> Era:
     by_arch = dict(d.get("attention_by_architecture") or {})
     for kernel in (d["attention"], *by_arch.values()):
         _require(kernel in _ATTENTION, path, f"attention must be one of {', '.join(_ATTENTION)}, not {kernel!r}.")
+    dispatcher = d.get("moe_dispatcher", "alltoall")
+    _require(dispatcher in DISPATCHERS, path, f"moe_dispatcher must be one of {', '.join(DISPATCHERS)}.")
+    _require(d.get("graphed", "") in GRAPHED, path, f"graphed must be one of {', '.join(filter(None, GRAPHED))}.")
     fit_data = d.get("fit") or {}
     coefficients = _checked_coefficients(d.get("coefficients") or {}, path)
+    memory = _checked_coefficients(d.get("memory") or {}, path)
     match = d.get("match") or {}
     years = match.get("years") or [0, 9999]
     fit = None
     if fit_data:
-        fit = Fit(**{k: v for k, v in fit_data.items() if k in ("source", "n_rows", "mape", "rows_sha256")})
+        fit = Fit(
+            **{k: v for k, v in fit_data.items() if k in ("source", "n_rows", "mape", "rows_sha256", "half_width")}
+        )
     software = Software(
         name=d["name"],
         framework=d["framework"],
@@ -143,7 +155,11 @@ def read_era(path: Path) -> Era:
         cuda_graphs=bool(d.get("cuda_graphs", False)),
         launch_blocking=bool(d.get("launch_blocking", False)),
         tp_grad_overlap=bool(d.get("tp_grad_overlap", True)),
-        coefficients=coefficients,
+        moe_dispatcher=str(d.get("moe_dispatcher", "alltoall")),
+        moe_overlap=bool(d.get("moe_overlap", False)),
+        moe_fused_mlp=bool(d.get("moe_fused_mlp", False)),
+        graphed=str(d.get("graphed", "")),
+        coefficients={**memory, **coefficients},
         defaults=_checked_defaults(d.get("defaults") or {}, path),
         provenance=Provenance.FITTED if coefficients else Provenance.DATASHEET,
         fit=fit,
@@ -196,7 +212,7 @@ def _shipped_era(name: str) -> Era:
 
 def list_software() -> list[str]:
     """Names of the shipped eras, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml") if path != RESIDUALS_PATH)
 
 
 def load_era(name: str) -> Era:

@@ -1,23 +1,24 @@
 """Memory of one device as a ledger of named tensors, on each kind of pipeline stage.
 
-Activation bytes follow the operators (what each saves for backward). For GPT layers without flash attention they
-reduce to Korthikanti et al., arXiv 2205.05198, Table 2: ``sbh(34 + 5as/h)`` without parallelism and
-``sbh/t (34 + 5as/h)`` with tensor and sequence parallelism.
+Model states by ZeRO stage, activations by operator (``activations``) times the micro-batches in flight, logits, what
+the optimizer's step allocates, fixed buckets, context and what the caching allocator keeps. docs/memory.md tells
+what each part counts, from where, and what is left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .candidates import factored
+from .activations import layer_activations
+from .candidates import CandidateTable
 from .estimate import MemoryBreakdown
 from .model_spec import ModelSpec
 from .parallel import Recompute
 from .parallelism.data import dense_group, expert_group
-from .parallelism.expert import expert_load
 from .parallelism.pipeline import Stages, in_flight, moe_layers_of, stage_layers
 from .software import Software
 from .workload import OPTIMIZER_BYTES, Workload
@@ -33,99 +34,23 @@ HELD_FIELDS = (*ACTIVATION_FIELDS, *SPLIT_FIELDS, "recompute_layers")
 
 
 @dataclass(slots=True)
-class LayerActivations:
-    """Bytes that one layer keeps per micro-batch: ``kept`` under the recompute mode, ``whole`` without any,
-    ``input`` only the layer input, ``temporary`` the largest short-lived tensors of its backward."""
-
-    kept: Any
-    whole: Any
-    input: Any
-    temporary: Any
-
-
-def layer_activations(
-    model: ModelSpec, workload: Workload, software: Software, c: Any, *, moe: bool
-) -> LayerActivations:
-    """Stored tensors of one layer (bytes per micro-batch and rank)."""
-    a, h, w = model.attention, model.hidden, workload.activation_bytes
-    tokens = c.micro_batch_size * workload.seq_len / c.cp
-    sp = np.where(c.sequence_parallel == 1, c.tp, 1)
-    x = tokens * h * w / sp
-    mask = c.recompute
-
-    def keep(bit: Recompute, n: Any) -> Any:
-        return np.where((mask & int(bit)) != 0, 0.0, n)
-
-    norm_out = 2 * x
-    qkv = tokens * (a.n_heads * a.head_dim + np.maximum(a.n_kv_heads, c.tp) * (a.head_dim + a.v_head_dim)) / c.tp * w
-    latent: Any = 0.0
-    if a.kind == "mla":
-        qkv = tokens * a.n_heads * (2 * a.head_dim + a.v_head_dim) / c.tp * w
-        latent = tokens * (a.q_lora_rank + a.kv_lora_rank + a.qk_rope_head_dim) * 2 * w
-    if a.qk_norm:
-        qkv = qkv + tokens * (a.n_heads + np.maximum(a.n_kv_heads, c.tp)) * a.head_dim / c.tp * w
-    attention_out = tokens * a.n_heads * a.v_head_dim / c.tp * w
-    scores = _score_bytes(model, workload, software, c)
-    masks = 2 * tokens * h / sp if model.dropout else 0.0 * x
-    if moe:
-        inputs, hidden_bytes, down_in, extra = _moe_bytes(model, workload, c, tokens, w)
-    else:
-        up = (2 if model.gated_ffn else 1) * tokens * model.ffn_hidden / c.tp * w
-        inputs, hidden_bytes, down_in, extra = 0.0 * x, up, tokens * model.ffn_hidden / c.tp * w, 0.0 * x
-    fixed = 2 * x + latent + attention_out + masks + extra
-    whole = fixed + norm_out + qkv + scores + inputs + hidden_bytes + down_in
-    ffn_off = (mask & int(Recompute.FFN)) != 0
-    kept = (
-        fixed
-        + keep(Recompute.NORM, norm_out)
-        + (keep(Recompute.MLA_UP_PROJECTION, qkv) if a.kind == "mla" else qkv)
-        + keep(Recompute.CORE_ATTENTION, scores)
-        + np.where(ffn_off, 0.0, inputs + hidden_bytes + keep(Recompute.FFN_ACTIVATION, down_in))
-    )
-    # backward holds the gradient of the widest intermediate beside the intermediate itself, and whole x under SP
-    temporary = hidden_bytes + down_in + np.where(c.sequence_parallel == 1, 2 * x * c.tp, x)
-    return LayerActivations(kept, whole, x, temporary)
-
-
-def _score_bytes(model: ModelSpec, workload: Workload, software: Software, c: Any) -> Any:
-    """What core attention saves: softmax output (2 bytes), and with dropout its mask (1) and output (2) for every
-    score (unfused), or one fp32 statistic per query and head (flash)."""
-    heads = model.attention.n_heads / c.tp
-    if software.attention != "unfused":
-        return 4.0 * c.micro_batch_size * heads * workload.seq_len / c.cp
-    per_score = 5.0 if model.dropout else workload.activation_bytes
-    return per_score * c.micro_batch_size * heads * workload.seq_len * (workload.seq_len / c.cp)
-
-
-def _moe_bytes(model: ModelSpec, workload: Workload, c: Any, tokens: Any, w: float) -> tuple[Any, Any, Any, Any]:
-    """Sparse layer: dispatched inputs, expert hidden, down input, and shared experts with the combined output.
-
-    Routed copies are divided by tp (each sequence-parallel rank sends its own tokens), not by ep.
-    """
-    moe = model.moe
-    if moe is None:
-        raise ValueError("a sparse layer needs a model with experts")
-    load = expert_load(model, workload, tokens, c)
-    inputs = load.routed * model.hidden * w
-    hidden_bytes = (2 if model.gated_ffn else 1) * load.routed * load.inner * w
-    down_in = load.routed * load.inner * w
-    shared = (3 if model.gated_ffn else 2) * tokens * moe.shared_ffn_hidden / c.tp * w
-    combined = load.routed / c.etp * model.hidden * w  # expert outputs, kept for the gradient of router weights
-    return inputs, hidden_bytes, down_in, shared + combined
-
-
-@dataclass(slots=True)
 class StageParameters:
-    """Parameters per rank on each kind of stage: dense (attention, FFN, embeddings, norms) and routed experts."""
+    """Parameters per rank on each kind of stage: dense (attention, FFN, embeddings, norms) and routed experts.
+
+    Attributes:
+        vocab: embedding and head, a part of ``dense``; largest_layer: of one layer; largest_tensor: of one weight.
+    """
 
     dense: Stages
     expert: Stages
     largest_layer: Any
+    vocab: Stages
+    largest_tensor: Any
 
 
 def stage_parameters(model: ModelSpec, c: Any) -> StageParameters:
     """Parameters of one rank before ZeRO sharding (weights over tp, experts over ep*etp)."""
-    layers = stage_layers(model.n_layers, c)
+    layers = stage_layers(model.n_layers, c, model.mtp_layers)
     moe = moe_layers_of(model, layers, c)
     dense_layer = model.dense_layer_params / c.tp
     sparse_layer = model.moe_layer_shared_params / c.tp if model.moe else 0.0 * dense_layer
@@ -153,7 +78,11 @@ def stage_parameters(model: ModelSpec, c: Any) -> StageParameters:
         moe.mid_mean * expert_layer,
     )
     largest = np.maximum(dense_layer, sparse_layer + expert_layer if model.moe else dense_layer)
-    return StageParameters(dense, expert, largest)
+    separate_head = np.where((c.pp == 1) & model.tied_embeddings, 0.0, vocab)
+    zero = 0.0 * vocab
+    in_vocab = layers.like(vocab + np.where(one, separate_head, 0.0), zero, separate_head + zero, zero)
+    ffn = model.hidden * model.ffn_hidden * (2 if model.gated_ffn else 1) / c.tp
+    return StageParameters(dense, expert, largest, in_vocab, np.maximum(vocab, ffn))
 
 
 def _mtp_parameters(model: ModelSpec, c: Any) -> tuple[Any, Any]:
@@ -165,60 +94,105 @@ def _mtp_parameters(model: ModelSpec, c: Any) -> tuple[Any, Any]:
 
 
 def memory_breakdown(
-    model: ModelSpec, workload: Workload, software: Software, c: Any, n_micro: Any
+    model: ModelSpec, workload: Workload, software: Software, c: Any, n_micro: Any, *, first_stage: bool = False
 ) -> tuple[MemoryBreakdown, Any]:
-    """Ledger of the fullest stage and that stage's number (0: first).
+    """Ledger of the fullest stage (or of the first, where asked) and that stage's number (0: first).
 
     The candidates for the fullest are the first stage (most micro-batches in flight), the second (one fewer, maybe
     more layers) and the last (logits).
     """
-    held: StageActivations = factored(lambda t: _stage_activations(model, workload, software, t), c, HELD_FIELDS)
-    states: StageStates = factored(lambda t: _stage_states(model, workload, t), c, (*STATE_FIELDS, "optimizer_offload"))
+    held = _Grouped(lambda t: _stage_activations(model, workload, software, t), c, HELD_FIELDS)
+    states = _Grouped(lambda t: _stage_states(model, workload, software, t), c, (*STATE_FIELDS, "optimizer_offload"))
+    a, s = held.value, states.value
     slack = software.coefficient("allocator_slack")
-    live = [in_flight(c, n_micro, stage) for stage in (0, 1, c.pp - 1)]
-    moving = [n * a + w for n, a, w in zip(live, held.per_micro_batch, held.working, strict=True)]
+    live = _micro_batches_held(software, c, n_micro)
+    in_use = [
+        n * held.full(per) + held.full(short) for n, per, short in zip(live, a.per_micro_batch, a.short, strict=True)
+    ]
+    # activations are gone when the optimizer's step allocates
     total = [
-        state + (1.0 + slack) * (m + logits) for state, m, logits in zip(states.total, moving, held.logits, strict=True)
+        states.full(state) + np.maximum((1.0 + slack) * m, states.full(u))
+        for state, m, u in zip(s.total, in_use, s.update, strict=True)
     ]
     second, last = np.where(c.pp > 2, total[1], -1.0), np.where(c.pp > 1, total[2], -1.0)
-    is_first = (total[0] >= second) & (total[0] >= last)
-    is_second = ~is_first & (second >= last)
+    is_first = (total[0] >= second) & (total[0] >= last) | first_stage
+    stage = np.where(is_first, 0, np.where(second >= last, 1, 2))
 
-    def fullest(parts: Any) -> Any:
-        return np.where(is_first, parts[0], np.where(is_second, parts[1], parts[2]))
-
-    working, logits = fullest(held.working), fullest(held.logits)
-    activations = fullest(moving) - working
+    working, logits = held.at(a.working, stage), held.at(a.logits, stage)
+    moving = np.where(is_first, in_use[0], np.where(stage == 1, in_use[1], in_use[2]))
+    update = states.at(s.update, stage)
+    raises = np.maximum(update - (1.0 + slack) * moving, 0.0)
     tokens = c.micro_batch_size * workload.seq_len / c.cp
     sent = tokens * model.hidden * workload.activation_bytes
+    groups = (c.tp > 1) + 1.0 * (c.cp > 1) + (c.pp > 1) + (c.dp > 1) + (c.ep > 1)
+    gathered = states.full(s.gathered) + 0.0
     return MemoryBreakdown(
-        weights_bytes=fullest(states.weights),
-        gradients_bytes=fullest(states.gradients),
-        optimizer_bytes=fullest(states.optimizer),
-        gathered_bytes=states.gathered + 0.0,
-        activations_bytes=activations,
+        weights_bytes=states.at(s.weights, stage),
+        gradients_bytes=states.at(s.gradients, stage),
+        optimizer_bytes=states.at(s.optimizer, stage),
+        gathered_bytes=gathered,
+        activations_bytes=moving - working - logits,
         working_bytes=working,
         logits_bytes=logits,
         # the gathered input of a sequence-parallel block; two sends and two receives of the pipeline
-        buffers_bytes=sent * (c.sequence_parallel + 4.0 * (c.pp > 1) / c.tp),
-        context_bytes=software.coefficient("context_bytes") + 0.0 * tokens,
-        slack_bytes=slack * (activations + working + logits + states.gathered),
-    ), np.where(is_first, 0, np.where(is_second, 1, c.pp - 1))
+        buffers_bytes=sent * (c.sequence_parallel + 4.0 * (c.pp > 1) / c.tp) + s.buckets + raises,
+        context_bytes=software.coefficient("context_bytes") + software.coefficient("communicator_bytes") * groups,
+        slack_bytes=slack * (moving + gathered),
+        cached_bytes=np.maximum((1.0 - software.coefficient("update_reuse")) * update - raises, 0.0),
+    ), np.where(stage == 2, c.pp - 1, stage)
+
+
+class _Grouped:
+    """A cost of few fields, computed once per distinct combination and read per row, whole or at one of three stages
+    (``factored`` without expanding what is not needed)."""
+
+    __slots__ = ("inverse", "value")
+
+    def __init__(self, cost: Callable[[Any], Any], c: Any, names: tuple[str, ...]) -> None:
+        self.inverse: Any = None
+        if isinstance(c, CandidateTable) and len(c) >= 256:
+            first, self.inverse = c.groups(names)
+            c = c.take(first)
+        self.value: Any = cost(c)
+
+    def full(self, value: Any) -> Any:
+        """One quantity for every row."""
+        return value if self.inverse is None or np.ndim(value) == 0 else value[self.inverse]
+
+    def at(self, stages: tuple[Any, Any, Any], stage: Any) -> Any:
+        """A quantity of the first, second and last stage, read at stage 0, 1 or 2 of every row."""
+        if self.inverse is None:
+            return np.where(stage == 0, stages[0], np.where(stage == 1, stages[1], stages[2]))
+        three = np.stack(np.broadcast_arrays(*stages))
+        return three[stage] if three.ndim == 1 else three[stage, self.inverse]
+
+
+def _micro_batches_held(software: Software, c: Any, n_micro: Any) -> list[Any]:
+    """Micro-batches whose activations the first, the second and the last stage hold: the schedule's, or a static
+    number of buffers on all stages but the last, and the one in use."""
+    live = [in_flight(c, n_micro, stage) for stage in (0, 1, c.pp - 1)]
+    slots = software.coefficient("pipeline_slots")
+    if slots:
+        static = slots * c.pp + 1.0
+        live[:2] = [np.where(c.pp > stage + 1, static, live[stage]) for stage in (0, 1)]
+    return live
 
 
 def layers_of(model: ModelSpec, c: Any) -> tuple[Stages, Stages]:
     """All layers and sparse layers per kind of stage."""
-    layers = stage_layers(model.n_layers, c)
+    layers = stage_layers(model.n_layers, c, model.mtp_layers)
     return layers, moe_layers_of(model, layers, c)
 
 
 @dataclass(slots=True)
 class StageActivations:
-    """Bytes on the first, the second and the last stage: kept per micro-batch in flight, short-lived, logits."""
+    """Bytes on the first, the second and the last stage: kept per micro-batch in flight, the widest layer's
+    temporaries, logits, and the last two together."""
 
     per_micro_batch: tuple[Any, Any, Any]
     working: tuple[Any, Any, Any]
     logits: tuple[Any, Any, Any]
+    short: tuple[Any, Any, Any]
 
 
 def _stage_activations(model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageActivations:
@@ -234,39 +208,84 @@ def _stage_activations(model: ModelSpec, workload: Workload, software: Software,
         one_dense = share * dense.input + (1.0 - share) * dense.kept
         one_sparse = share * sparse.input + (1.0 - share) * sparse.kept
         embedded = dense.input if kind == "first" else 0.0
-        kept.append((n - m) * one_dense + m * one_sparse + embedded)
+        sent = software.coefficient("pipeline_outputs") * np.where(c.pp > 1, dense.input, 0.0) * (kind != "last")
+        kept.append((n - m) * one_dense + m * one_sparse + embedded + sent)
         whole = np.where(m > 0, np.maximum(sparse.whole, dense.whole * (n > m)), dense.whole)
         working.append(np.where(m > 0, sparse.temporary, dense.temporary) + np.where(share > 0, whole, 0.0))
     logits = _logits_bytes(model, workload, software, c)
     one = c.pp == 1
     on_stage = np.where(one, logits, 0.0), 0.0 * logits, np.where(one, 0.0, logits)
-    return StageActivations((kept[0], kept[1], kept[2]), (working[0], working[1], working[2]), on_stage)
+    short = working[0] + on_stage[0], working[1], working[2] + on_stage[2]
+    return StageActivations((kept[0], kept[1], kept[2]), (working[0], working[1], working[2]), on_stage, short)
 
 
 @dataclass(slots=True)
 class StageStates:
-    """Weights, gradients, optimizer bytes and their sum on the first, second and last stage; ``gathered`` by ZeRO-3."""
+    """Weights, gradients, optimizer bytes and their sum on the first, second and last stage.
+
+    Attributes:
+        update: tensors that live during the update only; gathered: layers that ZeRO-3 holds whole;
+        buckets: fixed communication buckets.
+    """
 
     weights: tuple[Any, ...]
     gradients: tuple[Any, ...]
     optimizer: tuple[Any, ...]
     total: tuple[Any, ...]
+    update: tuple[Any, ...]
     gathered: Any
+    buckets: Any
 
 
-def _stage_states(model: ModelSpec, workload: Workload, c: Any) -> StageStates:
+def _stage_states(model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageStates:
     params = stage_parameters(model, c)
-    # ZeRO-3 prefetches one layer beyond the one in use, and holds a layer's unsharded gradients
-    gathered = np.where(c.zero_stage == 3, params.largest_layer * (2 * 2.0 + workload.grad_dtype_bytes), 0.0)
+    # ZeRO-3 prefetches one layer beyond the one in use (or leaves a fixed number of parameters gathered), and holds a
+    # layer's unsharded gradients
+    largest, live = params.largest_layer, software.coefficient("live_parameters")
+    ahead = np.minimum(np.maximum(2.0 * largest, live), np.maximum(params.dense.first + params.expert.first, largest))
+    gathered = np.where(c.zero_stage == 3, 2.0 * ahead + largest * workload.grad_dtype_bytes, 0.0)
+    kinds = ("first", "mid", "last")
     by_stage = [
-        _model_states(workload, c, getattr(params.dense, kind), getattr(params.expert, kind))
-        for kind in ("first", "mid", "last")
+        _model_states(
+            workload,
+            software,
+            c,
+            getattr(params.dense, kind),
+            getattr(params.expert, kind),
+            getattr(params.vocab, kind),
+        )
+        for kind in kinds
     ]
+    update = tuple(
+        _update_bytes(workload, software, c, getattr(params.dense, kind), getattr(params.expert, kind), params)
+        for kind in kinds
+    )
     weights, gradients, optimizer = zip(*by_stage, strict=True)
-    return StageStates(weights, gradients, optimizer, tuple(sum(s) for s in by_stage), gathered)
+    buckets = 2.0 * software.coefficient("bucket_elements")
+    return StageStates(weights, gradients, optimizer, tuple(sum(s) for s in by_stage), update, gathered, buckets)
 
 
-def _model_states(workload: Workload, c: Any, dense: Any, expert: Any) -> tuple[Any, Any, Any]:
+def _update_bytes(
+    workload: Workload, software: Software, c: Any, dense: Any, expert: Any, params: StageParameters
+) -> Any:
+    """Short-lived tensors of the optimizer's step: copies of the gradients that it updates from, and a copy of the
+    largest of them in which some frameworks compute the norm (one is freed before the other is allocated)."""
+    per_parameter = software.coefficient("update_copy_bytes")
+    if workload.grad_dtype_bytes < 4:
+        per_parameter = per_parameter + software.coefficient("cast_copy_bytes")
+    norm_bytes = software.coefficient("norm_double_bytes")
+    if workload.task == "lora" or per_parameter + norm_bytes == 0:
+        return 0.0
+    d, e = dense_group(c), expert_group(c)
+    sharded = dense / np.maximum(d.shard, 1) + expert / np.maximum(e.shard, 1)
+    updated = np.where(c.zero_stage >= 1, sharded, dense + expert)
+    norm = norm_bytes * np.minimum(params.largest_tensor, updated)
+    return np.where(c.optimizer_offload == 1, 0.0, np.maximum(per_parameter * updated, norm))
+
+
+def _model_states(
+    workload: Workload, software: Software, c: Any, dense: Any, expert: Any, vocab: Any
+) -> tuple[Any, Any, Any]:
     """Weights, gradients and optimizer bytes after ZeRO sharding.
 
     ZeRO-1 shards the optimizer, ZeRO-2 gradients too, ZeRO-3 weights too (arXiv 1910.02054). LoRA keeps gradients
@@ -274,15 +293,29 @@ def _model_states(workload: Workload, c: Any, dense: Any, expert: Any) -> tuple[
     """
     d, e = dense_group(c), expert_group(c)
     dense_shard, expert_shard = np.maximum(d.shard, 1), np.maximum(e.shard, 1)
-    weight_bytes = 1.0 if workload.fp8_params else (4.0 if workload.precision in ("fp32", "tf32") else 2.0)
+    weight_bytes = 4.0 if workload.precision in ("fp32", "tf32") else 2.0
     trained = 0.0 if workload.task == "lora" else 1.0
 
+    whole, shard = dense + expert, dense / dense_shard + expert / expert_shard
+
     def sharded(threshold: int) -> Any:
-        return np.where(c.zero_stage >= threshold, dense / dense_shard + expert / expert_shard, dense + expert)
+        return np.where(c.zero_stage >= threshold, shard, whole)
 
     weights = weight_bytes * sharded(3)
-    gradients = trained * workload.grad_dtype_bytes * sharded(2)
-    optimizer = trained * OPTIMIZER_BYTES[workload.optimizer] * sharded(1)
+    if workload.fp8_params:  # the linear layers' weights only
+        weights = sharded(3) + np.where(c.zero_stage >= 3, vocab / dense_shard, vocab)
+    state_bytes = OPTIMIZER_BYTES[workload.optimizer]
+    main_bytes = 0.0 if workload.optimizer == "adam_pure_bf16" else 4.0
+    if weight_bytes == 4.0:  # fp32 weights are their own main copy
+        state_bytes -= main_bytes
+    elif software.framework in ("torchtitan", "pytorch") and trained and main_bytes:
+        # FSDP shards the main weights and gathers 16-bit ones from them
+        weights = np.where(c.zero_stage >= 3, main_bytes * shard, weights)
+        state_bytes = np.where(c.zero_stage >= 3, state_bytes - main_bytes, state_bytes)
+    gradients = trained * workload.grad_dtype_bytes * sharded(3 if software.coefficient("zero2_whole_gradients") else 2)
+    if software.framework == "deepspeed":  # ZeRO-Offload moves the reduced gradients to the host too
+        gradients = np.where((c.optimizer_offload == 1) & (c.zero_stage >= 2), 0.0, gradients)
+    optimizer = trained * state_bytes * sharded(1)
     return weights, gradients, np.where(c.optimizer_offload == 1, 0.0, optimizer)
 
 
@@ -290,6 +323,6 @@ def _logits_bytes(model: ModelSpec, workload: Workload, software: Software, c: A
     """Logits in 16 bits, their fp32 copy and its gradient at the peak of the loss; a fused loss keeps them in 16 bits
     and overwrites them with their gradient."""
     tokens = c.micro_batch_size * workload.seq_len / c.cp
-    per_element = 4.0 if software.fused_loss else 10.0
+    per_element = software.coefficient("logits_bytes") or (4.0 if software.fused_loss else 10.0)
     vocab = model.padded_vocab(c.tp) / c.tp
     return per_element * tokens * vocab

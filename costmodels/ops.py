@@ -107,6 +107,42 @@ def fp8_cast_bytes(workload: Workload, tokens: Any, matmuls: list[Matmul]) -> An
     return sum((4.0 * tokens * mm.k for mm in matmuls), start=0.0)
 
 
+def cast_bytes(workload: Workload) -> float:
+    """Bytes per element of quantising a 16-bit tensor for a GEMM: read, write rows and columns in 8 bit. Per-tensor
+    current scaling (``fp8``) reads it once more to find its largest value. 0 without FP8/FP4."""
+    return {"fp8": 6.0, "mxfp8": 4.0, "nvfp4": 4.0}.get(workload.precision, 0.0)
+
+
+def expert_kernels(workload: Workload, software: Software, local_experts: Any) -> Any:
+    """Kernels between and around the experts' GEMMs in forward: four, and per expert those that Transformer Engine
+    launches in a loop over four streams: two GEMMs; for each of their inputs a cast and a swizzle of its scales
+    (block scaling), or largest value, scale and cast (current scaling)."""
+    if software.moe_fused_mlp or workload.token_drop:
+        return 4.0 + 0.0 * local_experts
+    each = {"fp8": 8.0, "mxfp8": 6.0, "nvfp4": 8.0}.get(workload.precision, 2.0)
+    return 4.0 + each * local_experts
+
+
+def expert_unfused_bytes(model: ModelSpec, workload: Workload, software: Software, routed: Any, inner: Any) -> Any:
+    """Forward bytes of what separate kernels do between the experts' GEMMs (backward moves 1.5 times as much).
+
+    FP8 recipes: copies padded to the block size and back (8 bytes per hidden element; HybridEP pads on arrival) and
+    both GEMM inputs quantised (read 16 bit, write 8 bit and its transpose). Biases of the experts (gpt-oss): the
+    down-projection's bias is weighted, added and concatenated expert by expert in fp32 (24 bytes per element), the
+    clamped up-projection is copied (8 bytes). Fused grouped MLP: quantised input only.
+    Source: Megatron-LM core 0.15 ``experts.py`` (``TEGroupedMLP``) and ``fused_bias_geglu.py``.
+    """
+    h, up = model.hidden, (2 if model.gated_ffn else 1) * inner
+    scaled = workload.precision in ("fp8", "mxfp8", "nvfp4")
+    quantise = cast_bytes(workload)
+    if software.moe_fused_mlp:
+        return quantise * h * routed
+    pad = 8.0 * h if scaled and software.moe_dispatcher != "hybridep" else 0.0
+    cast = quantise * (h + inner) + pad
+    bias = 24.0 * h + 8.0 * up if model.ffn_bias else 0.0
+    return (cast + bias) * routed
+
+
 def weight_cast_bytes(workload: Workload, weights: Any) -> Any:
     """Bytes of casting 16-bit weights to FP8 and their transpose, once per step and micro-batch pass."""
     if workload.precision not in ("fp8", "mxfp8", "nvfp4") or workload.fp8_params:
@@ -133,18 +169,20 @@ def kernels_per_layer(model: ModelSpec, workload: Workload, software: Software, 
     """Kernels launched in one layer's forward (backward launches about twice as many).
 
     Counted from the operator list: norms, projections, attention (one fused kernel, or batched GEMMs, scale-mask-
-    softmax, dropout and transposes), residual adds, activation; TP collectives; router, permutation and
-    all-to-all of sparse layers; casts of FP8 recipes. Leaves out autograd bookkeeping.
+    softmax, dropout and transposes), residual adds, activation; TP collectives; shared experts; casts of FP8 recipes.
+    Router, dispatch and routed experts are in ``parallelism.expert.sparse_host_s``. Leaves out autograd bookkeeping.
     """
-    n = 2 + 2 + 2 + (0 if model.learned_positions else 2)  # norms, projections, residual adds, rotary
+    n: Any = 2 + 2 + 2 + (0 if model.learned_positions else 2)  # norms, projections, residual adds, rotary
     n += 1 if software.attention != "unfused" else 6
     n += 6 if model.attention.kind == "mla" else 0
     n += 2 if model.attention.qk_norm else 0
     n += 0 if software.fused_elementwise else 8
+    if moe and "attention" in software.graphed:
+        n = 2
     if software.attention == "unfused":
         n = n + np.where(fused_softmax(model, c), 0, 5)
     shared = 3 if model.moe is not None and model.moe.shared_ffn_hidden else 0
-    n = n + (14 + shared if moe else 3)
+    n = n + (4 + shared if moe else 3)
     if workload.precision in ("fp8", "mxfp8", "nvfp4"):
         n = n + 10
     if workload.task == "lora":

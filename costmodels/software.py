@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 
 from ..hardware_profiles.types import Fit, Provenance
 
+#: values of ``Software.moe_dispatcher`` and ``Software.graphed``.
+DISPATCHERS = ("alltoall", "deepep", "hybridep")
+GRAPHED = ("", "router", "attention+router")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Software:
@@ -24,6 +28,11 @@ class Software:
         cuda_graphs: kernel launches are replayed (no launch floor).
         launch_blocking: the host waits for every kernel (``CUDA_LAUNCH_BLOCKING=1``), so that launches add up.
         tp_grad_overlap: backward TP collectives run behind the gradient GEMMs (Megatron since 2022, async TP).
+        moe_dispatcher: ``alltoall`` (NCCL), ``deepep`` or ``hybridep``; moe_overlap: dispatch and combine of one
+            micro-batch run behind the compute of another; moe_fused_mlp: quantisation, activation and bias of the
+            experts inside the grouped GEMM kernels.
+        graphed: modules of a layer whose launches are replayed as CUDA graphs: empty, ``router`` or
+            ``attention+router``.
         coefficients: see ``COEFFICIENTS``; absent names take the default there.
         defaults: ``ParallelConfig`` fields that the release sets when the user says nothing.
     """
@@ -37,6 +46,10 @@ class Software:
     cuda_graphs: bool = False
     launch_blocking: bool = False
     tp_grad_overlap: bool = True
+    moe_dispatcher: str = "alltoall"
+    moe_overlap: bool = False
+    moe_fused_mlp: bool = False
+    graphed: str = ""
     coefficients: Mapping[str, float] = field(default_factory=dict)
     defaults: Mapping[str, int] = field(default_factory=dict)
     provenance: Provenance = Provenance.DATASHEET
@@ -73,13 +86,49 @@ COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
     "fsdp_overlap": (0.85, 0.0, 1.0, "share of the layer-wise gathers and scatters of ZeRO-3 that can hide"),
     "tp_grad_overlap": (0.8, 0.0, 1.0, "share of a backward TP collective that hides behind a gradient GEMM"),
     "tp_overlap": (0.70, 0.0, 1.0, "share of TP traffic hidden when tp_overlap is on"),
+    "ep_overlap": (0.60, 0.0, 0.95, "share of dispatch and combine hidden when moe_overlap is on"),
+    "ep_overlap_host": (0.60, 0.0, 1.0, "host time added to a sparse layer by scheduling two micro-batches at once"),
+    "expert_s": (45e-6, 5e-6, 150e-6, "host time per local expert and pass of the grouped linears (twice in FP8)"),
+    "dispatch_host_s": (0.4e-3, 0.0, 4e-3, "host time of a dropless dispatch: waiting for token counts, buffers"),
     "p2p_interleaved": (0.3, 0.0, 1.0, "same with interleaving, where transfers overlap the other chunks' compute"),
     "p2p_exposed": (1.0, 0.0, 1.0, "share of the pipeline transfers on the critical path without interleaving"),
     "microbatch_s": (1.0e-3, 0.0, 20e-3, "host time of one micro-batch that nothing hides (schedule, loss, syncs)"),
     "step_s": (15e-3, 0.0, 300e-3, "host time of one step (data, grad norm, logging, scheduler)"),
     "optimizer_passes": (1.3, 1.0, 4.0, "HBM passes over the optimizer state, gradients and weights per step"),
     "jitter_per_doubling": (0.004, 0.0, 0.03, "slow-down for every doubling of nodes beyond one"),
-    "allocator_slack": (0.04, 0.0, 0.20, "reserved but unused share of activation and gather memory"),
+    "allocator_slack": (0.02, 0.0, 0.20, "reserved but unused share of activation and gather memory"),
     "cpu_adam_params_per_s": (1.0e9, 0.2e9, 5e9, "parameters that host Adam updates per second and GPU"),
-    "context_bytes": (1.6e9, 0.3e9, 6e9, "CUDA context, cuBLAS workspace and NCCL buffers of one process"),
+    "context_bytes": (1.6e9, 0.3e9, 6e9, "CUDA context, loaded kernels and library workspaces of one process"),
+    "communicator_bytes": (0.5e9, 0.0, 1.5e9, "NCCL buffers of each kind of group a rank is in (tp, cp, pp, dp, ep)"),
+    "zero2_whole_gradients": (0.0, 0.0, 1.0, "1 where ZeRO-2 shards gradients only after the last micro-batch"),
+    "logits_bytes": (0.0, 0.0, 16.0, "bytes per logit at the peak of the loss; 0: 10 with separate copies, 4 fused"),
+    "gated_copy": (0.0, 0.0, 1.0, "share of a gated FFN's activated gate kept beside gate and product (unfused: 1)"),
+    "norm_copy_bytes": (0.0, 0.0, 8.0, "bytes per element an RMSNorm keeps beyond input and output (fp32 copy)"),
+    "pipeline_outputs": (0.0, 0.0, 1.0, "1 where a stage keeps the output it sent until the micro-batch's backward"),
+    "pipeline_slots": (0.0, 0.0, 4.0, "buffered micro-batches per pipeline stage where static; 0: the schedule's"),
+    "bucket_elements": (0.0, 0.0, 4e9, "16-bit elements of fixed communication buckets, whatever the model's size"),
+    "update_copy_bytes": (0.0, 0.0, 16.0, "bytes that the update allocates per parameter it updates, beyond the state"),
+    "cast_copy_bytes": (0.0, 0.0, 4.0, "same, only where gradients are 16 bits wide (their fp32 copy)"),
+    "norm_double_bytes": (0.0, 0.0, 8.0, "bytes per element of the largest gradient tensor copied for its norm"),
+    "update_reuse": (0.0, 0.0, 1.0, "share of the update's copies that cached activation blocks can serve"),
+    "live_parameters": (0.0, 0.0, 4e9, "parameters that ZeRO-3 leaves gathered; 0: the layer in use and the next"),
 }
+
+#: Coefficients that memory alone depends on; a fit to step times does not see them.
+MEMORY_COEFFICIENTS: tuple[str, ...] = (
+    "allocator_slack",
+    "context_bytes",
+    "communicator_bytes",
+    "zero2_whole_gradients",
+    "logits_bytes",
+    "gated_copy",
+    "norm_copy_bytes",
+    "pipeline_outputs",
+    "pipeline_slots",
+    "bucket_elements",
+    "update_copy_bytes",
+    "cast_copy_bytes",
+    "norm_double_bytes",
+    "update_reuse",
+    "live_parameters",
+)

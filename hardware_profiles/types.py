@@ -34,6 +34,7 @@ class Fit:
         mape: mean absolute relative error on rows left out by shape group (fraction).
         rows_sha256: hash of the sorted rows that the fit saw, empty if none.
         borrowed_from: name of the device whose shape of curve is used here, empty if own.
+        half_width: of the 90% interval of log(measured / predicted) on rows left out (0: not stated).
     """
 
     source: str
@@ -41,6 +42,7 @@ class Fit:
     mape: float = 0.0
     rows_sha256: str = ""
     borrowed_from: str = ""
+    half_width: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

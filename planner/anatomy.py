@@ -38,7 +38,7 @@ def make_plan(problem: PlanningProblem, config: ParallelConfig, e: Estimate, i: 
         metrics=metrics,
         time_s={name: at(value) for name, value in e.time.items()},
         memory_bytes={name: at(value) for name, value in e.memory.items()},
-        stage_layers=stage_layer_list(problem.model.n_layers, config),
+        stage_layers=stage_layer_list(problem.model.n_layers, config, problem.model.mtp_layers),
     )
 
 

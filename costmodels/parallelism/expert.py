@@ -12,9 +12,20 @@ from typing import Any
 import numpy as np
 
 from ...hardware_profiles.types import Cluster
-from ..collectives import collective_time_s
+from ..collectives import collective_time_s, span
 from ..model_spec import ModelSpec
+from ..software import Software
 from ..workload import Workload
+
+#: Passes over the token copies, in elements read or written per hidden element of a copy and direction, that bring
+#: them into expert order and back: all-to-all permutes by rank, sorts by expert, sorts back and unpermutes (four
+#: kernels, each reads and writes); DeepEP leaves one permutation on each side; HybridEP writes in expert order and
+#: only pads (Megatron-LM ``token_dispatcher.py``: ``MoEAlltoAllTokenDispatcher``, ``_DeepepManager``,
+#: ``_HybridEPManager``).
+_PERMUTE_PASSES = {"alltoall": 8.0, "deepep": 4.0, "hybridep": 2.0}
+#: Launches of one pass through router, permutation and dispatch, counted in Megatron-LM's dispatchers.
+_DISPATCH_KERNELS = {"alltoall": 45.0, "deepep": 30.0, "hybridep": 25.0}
+_SCALED = ("fp8", "mxfp8", "nvfp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +34,14 @@ class ExpertLoad:
 
     Attributes:
         entering: tokens of this rank before dispatch; routed: token copies computed here (mean times balance).
-        local_experts: experts held; inner: per-rank inner width.
+        local_experts: experts held; inner: per-rank inner width; copies: of one token.
     """
 
     entering: Any
     routed: Any
     local_experts: Any
     inner: Any
+    copies: float
 
 
 def expert_load(model: ModelSpec, workload: Workload, tokens: Any, c: Any) -> ExpertLoad:
@@ -39,17 +51,65 @@ def expert_load(model: ModelSpec, workload: Workload, tokens: Any, c: Any) -> Ex
         raise ValueError("expert_load needs a model with experts")
     entering = tokens / c.tp
     per_token = moe.top_k * (min(1.0, workload.token_drop) if workload.token_drop else workload.balance)
-    return ExpertLoad(entering, entering * per_token * c.etp, moe.n_experts / c.ep, moe.ffn_hidden / c.etp)
+    return ExpertLoad(entering, entering * per_token * c.etp, moe.n_experts / c.ep, moe.ffn_hidden / c.etp, per_token)
 
 
-def dispatch_s(cluster: Cluster, model: ModelSpec, load: ExpertLoad, element_bytes: float, c: Any) -> Any:
-    """One dispatch or one combine: all-to-all over ep, then all-gather (or reduce-scatter) over etp.
+def distinct(places: Any, copies: float) -> Any:
+    """Expected number of different places among ``places`` equal ones that ``copies`` independent choices hit:
+    ``n * (1 - (1 - 1/n)**k)``. Routing to different experts and group-limited routing are left out (a few per
+    cent, and up to 30% of the nodes of DeepSeek-V3)."""
+    return places * (1.0 - (1.0 - 1.0 / places) ** copies)
 
-    Bytes sent per rank: its token copies times hidden. Leaves out the saving of kernels that send a token once per
-    node (DeepEP).
+
+def dispatch_s(
+    cluster: Cluster, model: ModelSpec, load: ExpertLoad, element_bytes: float, c: Any, dispatcher: str
+) -> Any:
+    """One dispatch or one combine over ep, then all-gather (or reduce-scatter) over etp.
+
+    ``alltoall``: every copy travels (NCCL all-to-all). ``deepep`` and ``hybridep``: a token crosses the network once
+    per node (NVLink domain) and NVLink once per GPU that holds one of its experts, both at once (DeepEP README,
+    "normal kernels"; HybridEP likewise). Left out: the start-up of their metadata exchange, SMs taken from compute.
     """
     copies = load.routed / c.etp
     n_bytes = copies * model.hidden * element_bytes
-    a2a = collective_time_s(cluster, "all_to_all", n_bytes, c.ep, c.etp)
+    if dispatcher == "alltoall":
+        a2a = collective_time_s(cluster, "all_to_all", n_bytes, c.ep, c.etp)
+    else:
+        token_bytes = load.entering * model.hidden * element_bytes
+        inside = span(cluster, c.ep, c.etp).members[0]
+        domains = np.maximum(c.ep / inside, 1.0)
+        to_ranks = token_bytes * distinct(c.ep * 1.0, load.copies)
+        to_domains = token_bytes * distinct(domains, load.copies)
+        local = collective_time_s(cluster, "all_to_all", to_ranks, inside, c.etp)
+        across = collective_time_s(cluster, "all_to_all", to_domains, domains.astype(np.int64), c.etp * inside)
+        a2a = np.maximum(local, across)
     gather = collective_time_s(cluster, "all_gather", n_bytes * c.etp, c.etp, 1)
     return np.where(c.ep > 1, a2a, 0.0) + np.where(c.etp > 1, gather, 0.0)
+
+
+def permute_bytes(software: Software, load: ExpertLoad, hidden: int, element_bytes: float, c: Any) -> Any:
+    """Bytes that permutation and its reverse move in one forward pass."""
+    return _PERMUTE_PASSES[software.moe_dispatcher] * element_bytes * load.routed / c.etp * hidden
+
+
+def sparse_host_s(model: ModelSpec, workload: Workload, software: Software, c: Any) -> tuple[Any, Any]:
+    """Host time of router, dispatch and experts of one sparse layer (forward and backward), and how long a forward
+    pass of it stalls the device.
+
+    Launches of router and dispatcher, and per local expert the Python and launch work of the grouped linears
+    (Transformer Engine loops over experts: quantisers, scale swizzles, one cuBLAS call each for output, input
+    gradient and weight gradient; twice the work under FP8 recipes). Dropless routing brings token counts to the host
+    in the middle of every forward (Megatron-LM ``token_dispatcher.py``, ``cuda_sync_point``): nothing is queued
+    behind that point, so the device waits until the host has allocated buffers and launched the experts. Token
+    dropping with padding has fixed shapes, and graphs of the whole step no host at all: neither stalls.
+    """
+    moe = model.moe
+    if moe is None or software.cuda_graphs:
+        return 0.0 * c.ep, 0.0 * c.ep
+    kernels = _DISPATCH_KERNELS[software.moe_dispatcher] - (15.0 if "router" in software.graphed else 0.0)
+    loops = (1.0 if software.moe_fused_mlp else moe.n_experts / c.ep) * (2.0 if workload.precision in _SCALED else 1.0)
+    experts = loops * software.coefficient("expert_s")
+    wait = 0.0 if workload.token_drop else software.coefficient("dispatch_host_s")
+    both = 1.0 + (software.coefficient("ep_overlap_host") if software.moe_overlap else 0.0)
+    host = both * (3.0 * kernels * software.coefficient("launch_s") + 3.0 * experts + wait)
+    return host, 0.0 * host if workload.token_drop else wait + experts + 0.0 * host

@@ -58,13 +58,14 @@ class Stages:
         return Stages(first, mid, last, mid_mean, self.n_mid, self.has_last)
 
 
-def stage_layers(n_layers: int, c: Any) -> Stages:
+def stage_layers(n_layers: int, c: Any, mtp_layers: int = 0) -> Stages:
     """Transformer layers per kind of stage.
 
     ``EVEN``: L/pp each. ``EMBEDDING_AND_LOSS_COUNT``: embedding and loss count as a layer each
     (Megatron ``--account-for-embedding-in-pipeline-split``), so that (L+2) divides by pp*vp.
     ``LAYOUT`` (or anything that does not divide): chunks differ by at most one layer, the first and the last
-    chunk being the last to get an extra one.
+    chunk being the last to get an extra one. With ``mtp_layers`` the last chunk carries them and the loss, each
+    in place of a layer (Megatron-Bridge ``set_deepseek_v3_pipeline_model_parallel_layout``).
     """
     pp, vp = c.pp, c.vp
     n_mid = np.maximum(pp - 2, 0)
@@ -81,20 +82,37 @@ def stage_layers(n_layers: int, c: Any) -> Stages:
     first = np.where(counted, per_counted - 1, first)
     last = np.where(counted, per_counted - 1, last)
     mid = np.where(counted, per_counted, mid)
+    if mtp_layers:
+        per, left = layers_per_chunk(n_layers, mtp_layers, chunks)
+        fits = (c.layer_split == LayerSplit.LAYOUT) & (pp >= 2) & (per + left >= 0)
+        first = np.where(fits, vp * per + np.minimum(left, 0), first)
+        last = np.where(fits, (vp - 1) * per + np.maximum(left, 0), last)
+        mid = np.where(fits, vp * per, mid)
     mid_mean = (n_layers - first - last) / np.maximum(n_mid, 1)
     return Stages(first, mid, last, np.where(n_mid > 0, mid_mean, 0.0), n_mid, has_last)
 
 
-def stage_layer_list(n_layers: int, c: ParallelConfig) -> tuple[int, ...]:
+def layers_per_chunk(n_layers: int, mtp_layers: int, chunks: Any) -> tuple[Any, Any]:
+    """Layers of a full chunk, and what remains for the last one (negative: the first chunk gives that many up)."""
+    per = -(-(n_layers + mtp_layers + 1) // chunks)
+    return per, n_layers - per * (chunks - 1)
+
+
+def stage_layer_list(n_layers: int, c: ParallelConfig, mtp_layers: int = 0) -> tuple[int, ...]:
     """Layers of every stage of one configuration, in pipeline order; sums to ``n_layers``."""
-    return tuple(sum(chunk[s] for chunk in chunk_layer_lists(n_layers, c)) for s in range(c.pp))
+    return tuple(sum(chunk[s] for chunk in chunk_layer_lists(n_layers, c, mtp_layers)) for s in range(c.pp))
 
 
-def chunk_layer_lists(n_layers: int, c: ParallelConfig) -> tuple[tuple[int, ...], ...]:
+def chunk_layer_lists(n_layers: int, c: ParallelConfig, mtp_layers: int = 0) -> tuple[tuple[int, ...], ...]:
     """Layers of every model chunk: ``result[v][stage]``, the order in which a micro-batch meets them."""
     pp, vp = c.pp, c.vp
     chunks = pp * vp
-    if c.layer_split == LayerSplit.EMBEDDING_AND_LOSS_COUNT and pp >= 2:
+    per, left = layers_per_chunk(n_layers, mtp_layers, chunks)
+    if mtp_layers and c.layer_split == LayerSplit.LAYOUT and pp >= 2 and per + left >= 0:
+        flat = [per] * chunks
+        flat[0] += min(left, 0)
+        flat[-1] = max(left, 0)
+    elif c.layer_split == LayerSplit.EMBEDDING_AND_LOSS_COUNT and pp >= 2:
         flat = [(n_layers + 2) // chunks] * chunks
         flat[0] -= 1
         flat[-1] -= 1

@@ -5,7 +5,8 @@
 3. What the framework release does by default (``software/*.yaml``).
 4. The fastest setting that is predicted to fit, over every value that the framework's rules allow.
 
-A row with anything from 3 or 4 is ``assumed``; each kind of assumption widens its interval (``SPREAD``).
+A row with anything from 3 or 4 is ``assumed``; each kind of assumption widens its interval
+(``costmodels/software/residuals.yaml``).
 """
 
 from __future__ import annotations
@@ -17,24 +18,12 @@ import numpy as np
 
 from ...costmodels.candidates import CandidateTable
 from ...costmodels.framework_rules import FRAMEWORKS
+from ...costmodels.interval import Z90
 from ...costmodels.parallel import CONFIG_FIELDS, ParallelConfig, Recompute, recompute_label
+from ...costmodels.residuals import shipped_residuals
 from ...costmodels.rules import violations
 from .row_problem import RowProblem, layer_split
 
-#: kind of assumption -> standard deviation that it adds to log(step time). Not fitted: judged from how far the
-#: prediction moves between the plausible values of the cell.
-SPREAD: dict[str, float] = {
-    "default": 0.03,
-    "dimensions": 0.03,
-    "numerics": 0.04,
-    "network": 0.08,
-    "micro_batch": 0.06,
-    "recompute": 0.10,
-    "software": 0.10,
-    "hardware": 0.25,
-    "method": 0.20,
-    "layout": 0.20,
-}
 #: A setting counts as fitting when this probable; a run that was published did fit.
 FIT_PROBABILITY = 0.5
 _SEARCHED = ("tp", "cp", "pp", "dp", "ep", "vp", "micro_batch_size", "recompute", "recompute_layers")
@@ -219,7 +208,8 @@ def note_choice(row: RowProblem, chosen: ParallelConfig, n_candidates: int) -> N
 
 def extra_sigma(row: RowProblem) -> float:
     """Standard deviation that a row's assumptions add to log(step time), kinds taken as independent."""
-    return float(np.sqrt(sum(SPREAD[kind] ** 2 for kind in row.assumed)))
+    assumed = shipped_residuals().assumed
+    return float(np.sqrt(sum(assumed[kind] ** 2 for kind in row.assumed))) / Z90
 
 
 def best_fitting(step_s: Any, p_fit: Any, peak_bytes: Any) -> int:

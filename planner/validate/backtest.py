@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...costmodels.interval import Z90
 from ...costmodels.load_software import seen_rows
 from ...costmodels.parallel import ParallelConfig
 from ...costmodels.training import estimate
@@ -28,8 +29,6 @@ COLUMNS = (
     "file", "line", "status", "predicted_tokens_per_s_per_gpu", "low", "high", "predicted_peak_memory_gb",
     "memory_low_gb", "memory_high_gb", "fits", "p_fit", "seen", "reason",
 )  # fmt: skip
-#: half-width of a two-sided 90% interval in standard deviations.
-Z90 = 1.645
 _FITS_FROM = 0.5
 
 

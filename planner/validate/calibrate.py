@@ -1,191 +1,69 @@
 """Fitting the few software coefficients of each framework era on measured runs.
 
-Robust (soft-L1) least squares on log(predicted / measured step time) with a weak prior to the physical default;
-coefficients stay inside the bounds of ``costmodels.software.COEFFICIENTS``. An era is fitted on all its rows
-together, whatever their source or model; rows of one group (source x model x GPU type x scale) share a weight, so
-that no table drowns the others. Rows whose layout or recompute had to be searched for weigh half.
+Robust (soft-L1) least squares on log(predicted / measured step time); coefficients stay inside the bounds of
+``costmodels.software.COEFFICIENTS``, and each one that moves the rows is fitted. Rows of one group (source x model x
+GPU type x scale) share a weight, so that no table drowns the others; rows whose layout or recompute had to be searched
+for weigh half.
 
-The cost model is linearised (log step time by coefficients) a few times on the way to the optimum; leaving rows
-out then needs no further call of it, so that every group can be a fold of its own (``held_out.py``).
+Three levels hold few rows in place: one fit to all rows is pulled to the physical defaults, the fit of each family of
+kernels to that, the fit of each era to its family's. An era without rows of its own takes its family's coefficients,
+never those of a source or a model.
+
+The cost model is linearised (log step time by coefficients) on the way to each optimum; leaving rows out then needs no
+further call of it, so that every group can be a fold of its own (``held_out.py``).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ...costmodels.software import COEFFICIENTS
-from ...hardware_profiles.errors import InvalidProblemError, MissingDependencyError
-from .backtest import BacktestResult, RowResult
-from .pricing import PricedRows, software_with
-from .scores import is_duplicate, is_inconsistent, measured
+from ...costmodels.load_software import load_era
+from ...costmodels.software import COEFFICIENTS, MEMORY_COEFFICIENTS
+from .backtest import BacktestResult
+from .evidence import CalibrationData, Floats, Mask, calibration_data
+from .row_model import Linear, Prior, RowModel
 
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-#: coefficients that memory alone depends on; a fit to step times does not see them.
-MEMORY_COEFFICIENTS = ("allocator_slack", "context_bytes")
-TIME_COEFFICIENTS = tuple(name for name in COEFFICIENTS if name not in MEMORY_COEFFICIENTS)
-#: errors of log(step time) beyond this count linearly.
-ROBUST_SCALE = 0.05
-#: a quarter of its bounds away from the default, a coefficient costs as much as this many rows off by ROBUST_SCALE.
+#: Weight of the physical defaults, and of the level above (see ``Prior.rows``).
 PRIOR_ROWS = 2.0
-#: an era with fewer usable rows keeps the defaults.
+PARENT_ROWS = 2.0
+#: an era with fewer usable rows takes its family's coefficients.
 MIN_ROWS = 4
-_MAX_ITERATIONS = 6
-_STEP = 0.02
-_FLOORS = ("launch_s", "layer_s")
+#: shares of the bounds at which a coefficient is tried that has no slope at its start (a floor that does not bind).
 _SCAN = (0.05, 0.25, 0.5, 0.75, 0.95)
+_MAX_ITERATIONS = 8
+_CONVERGED = 2e-3
+_LEAST_REACH = 0.03
+#: log step time that a coefficient must move between its bounds to be fitted at all.
+_MOVES = 1e-3
+_AT_BOUND = 1e-3
+
+TIME_COEFFICIENTS = tuple(name for name in COEFFICIENTS if name not in MEMORY_COEFFICIENTS)
+
+Report = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
-class CalibrationData:
-    """Rows that can be fitted, as arrays beside ``PricedRows``."""
+class Level:
+    """A fit to all rows, to a family or to an era, and the level above it."""
 
-    priced: PricedRows
-    results: list[RowResult]
-    measured_step_s: Floats
-    usable: Mask
-    era: NDArray[Any]
-    group: NDArray[Any]
-    source: NDArray[Any]
-    weight: Floats
+    name: str
+    model: RowModel
+    prior_rows: float
+    linear: Linear
+    above: Level | None = None
+    fixed: Mapping[str, float] | None = None
 
+    def prior(self, above: Mapping[str, float]) -> Prior:
+        """Pulled to what the level above found; its first value where nothing is above."""
+        return Prior(self.model.shares(above), self.prior_rows)
 
-def group_name(row: RowResult) -> str:
-    """Fold of a row: source x model x GPU type x scale (GPU count)."""
-    p = row.problem
-    if p is None:
-        return row.run.source
-    shape = f"{p.model.n_layers}x{p.model.hidden}"
-    return f"{row.run.source}|{p.model.family}-{shape}|{p.cluster.gpu.name}|{p.n_gpus}"
-
-
-def calibration_data(result: BacktestResult) -> CalibrationData:
-    """Collect what a fit needs from a backtest (priced once; every evaluation only changes coefficients)."""
-    if result.priced is None:
-        raise InvalidProblemError("calibration needs a backtest that priced its rows.")
-    by_problem = {id(r.problem): r for r in result.rows if r.problem is not None}
-    rows = [by_problem.get(id(p)) or RowResult(p.run, "skipped", problem=p) for p in result.priced.rows]
-    step = np.array([_step_s(row) for row in rows])
-    usable = np.isfinite(step) & np.array([_is_evidence(row) for row in rows], dtype=bool)
-    groups = np.array([group_name(row) for row in rows], dtype=object)
-    weight = np.zeros(len(rows))
-    for name in set(groups[usable]):
-        mine = usable & (groups == name)
-        weight[mine] = mine.sum() ** -0.25
-    searched = np.array([bool({"layout", "recompute"} & set(r.problem.assumed)) for r in rows if r.problem])
-    weight = np.where(searched, 0.5 * weight, weight)
-    eras = np.array([p.software.name for p in result.priced.rows], dtype=object)
-    sources = np.array([row.run.source for row in rows], dtype=object)
-    return CalibrationData(result.priced, rows, step, usable, eras, groups, sources, weight)
-
-
-def _step_s(row: RowResult) -> float:
-    p, tps = row.problem, measured(row, "tps_gpu_effective")
-    return p.workload.global_batch * p.workload.seq_len / tps / p.n_gpus if p is not None else math.nan
-
-
-def _is_evidence(row: RowResult) -> bool:
-    """Priced, not contradictory, not another method, not on a machine that had to be guessed."""
-    p = row.problem
-    if row.status == "skipped" or p is None or is_duplicate(row) or is_inconsistent(row):
-        return False
-    return not {"method", "hardware"} & set(p.assumed) and row.run.text("outcome") in ("", "ok")
-
-
-def _least_squares() -> Any:
-    try:
-        from scipy.optimize import least_squares
-    except ImportError:
-        raise MissingDependencyError(
-            'calibrating needs scipy; install it with: pip install "meshwright[backtest]"'
-        ) from None
-    return least_squares
-
-
-@dataclass(slots=True)
-class Linear:
-    """log(step seconds) of some rows around ``u`` (coefficients as shares of their bounds)."""
-
-    names: tuple[str, ...]
-    u: Floats
-    log_step: Floats
-    jacobian: Floats
-
-
-class EraModel:
-    """One era's rows as a function of its coefficients ``u`` in [0, 1] (shares of their bounds)."""
-
-    def __init__(self, data: CalibrationData, era: str, rows: Mask, names: Sequence[str]) -> None:
-        self.data, self.era = data, era
-        self.rows = rows & (data.era == era)
-        self.names = tuple(names)
-        bounds = np.array([COEFFICIENTS[name][:3] for name in self.names])
-        self.low, self.span = bounds[:, 1], bounds[:, 2] - bounds[:, 1]
-        self.default = (bounds[:, 0] - self.low) / self.span
-
-    def coefficients(self, u: Floats) -> dict[str, float]:
-        """Named values, six significant digits."""
-        values = self.low + self.span * np.clip(u, 0.0, 1.0)
-        return {name: float(f"{v:.6g}") if v > 1e-9 else 0.0 for name, v in zip(self.names, values, strict=True)}
-
-    def log_step(self, u: Floats) -> Floats:
-        """log(step seconds) of the era's rows."""
-        values = dict(zip(self.names, (self.low + self.span * u).tolist(), strict=True))
-        step_s = self.data.priced.reprice(software_with({self.era: values}), self.rows)
-        return np.asarray(np.log(step_s[self.rows]))
-
-    def linearised(self, u: Floats) -> Linear:
-        """First-order expansion at ``u`` by one-sided differences that stay inside the bounds."""
-        base = self.log_step(u)
-        columns = []
-        for k in range(len(u)):
-            shift = -_STEP if u[k] > 0.5 else _STEP
-            moved = u.copy()
-            moved[k] += shift
-            columns.append((self.log_step(moved) - base) / shift)
-        return Linear(self.names, u.copy(), base, np.array(columns).T.reshape(len(base), len(u)))
-
-    def cost(self, log_step: Floats, u: Floats, keep: Mask | None = None) -> float:
-        """Robust cost (soft L1 in units of ``ROBUST_SCALE``) with the prior."""
-        r = self.residuals(log_step, u, keep)
-        return float(np.sum(2.0 * (np.sqrt(1.0 + (r / ROBUST_SCALE) ** 2) - 1.0)))
-
-    def residuals(self, log_step: Floats, u: Floats, keep: Mask | None = None) -> Floats:
-        """Weighted errors of the rows kept, then the pulls of the prior."""
-        data, weight, real = self.data, self.data.weight[self.rows], self.data.measured_step_s[self.rows]
-        good = data.usable[self.rows] & (keep if keep is not None else True)
-        scale = 1.0 / math.sqrt(float(np.mean(weight[good] ** 2)))
-        error = weight[good] * scale * (log_step[good] - np.log(real[good]))
-        return np.concatenate([error, math.sqrt(PRIOR_ROWS) * ROBUST_SCALE * (u - self.default) / 0.25])
-
-    def scanned(self, u: Floats, best: float) -> tuple[Floats, float]:
-        """The floors, each tried at a few values: where a floor does not bind yet, the cost has no slope in it."""
-        for k in (self.names.index(name) for name in _FLOORS if name in self.names):
-            for value in _SCAN:
-                tried = u.copy()
-                tried[k] = value
-                cost = self.cost(self.log_step(tried), tried)
-                if cost < best:
-                    u, best = tried, cost
-        return u, best
-
-    def solve(self, linear: Linear, keep: Mask | None = None, reach: float = 1.0) -> Floats:
-        """Minimum of the robust cost of the linearised rows, at most ``reach`` away from ``linear.u``."""
-        low = np.maximum(linear.u - reach, 0.0)
-        high = np.minimum(linear.u + reach, 1.0)
-        start = np.clip(linear.u, low + 1e-6, high - 1e-6)
-
-        def errors(u: Floats) -> Floats:
-            return self.residuals(linear.log_step + linear.jacobian @ (u - linear.u), u, keep)
-
-        found = _least_squares()(errors, start, bounds=(low, high), loss="soft_l1", f_scale=ROBUST_SCALE)
-        return np.asarray(found.x)
+    def values(self, u: Floats | None = None) -> dict[str, float]:
+        """Coefficients of this level, those that it does not move from above."""
+        up = self.above.values() if self.above is not None else dict(self.fixed or {})
+        return {**up, **self.model.coefficients(self.linear.u if u is None else u)}
 
 
 @dataclass(slots=True)
@@ -193,65 +71,78 @@ class EraFit:
     """Fit of one era.
 
     Attributes:
-        coefficients: by name, only those that move these rows.
-        model, linear: for refits without some rows; rows: mask over all priced rows.
+        coefficients: by name, of the rows' own fit or of the family's (``own`` is false).
+        level: what the coefficients come from, for refits without some rows.
         error_in: mean absolute relative error of step time on the rows fitted.
+        at_bound: coefficients that the rows would push out of their physical bounds.
     """
 
     era: str
     coefficients: dict[str, float]
-    model: EraModel
-    linear: Linear
+    level: Level
+    own: bool
     n_rows: int
     n_groups: int
     error_in: float
+    at_bound: tuple[str, ...]
 
 
-def active_coefficients(data: CalibrationData, era: str, rows: Mask, names: Sequence[str]) -> list[str]:
-    """Coefficients that move a usable row of the era by at least a thousandth between their bounds."""
-    mine = rows & (data.era == era) & data.usable
-    out = []
-    for name in names:
-        _, low, high, _ = COEFFICIENTS[name]
-        ends = [np.log(data.priced.reprice(software_with({era: {name: v}}), mine)[mine]) for v in (low, high)]
-        if np.max(np.abs(ends[0] - ends[1]), initial=0.0) > 1e-3:
-            out.append(name)
-    return out
+@dataclass(slots=True)
+class Calibration:
+    """All fits on some data."""
+
+    data: CalibrationData
+    fits: list[EraFit]
 
 
-def fit_era(
-    data: CalibrationData, era: str, names: Sequence[str] = TIME_COEFFICIENTS, rows: Mask | None = None
-) -> EraFit | None:
-    """Fit one era on its usable rows; ``None`` where there are fewer than ``MIN_ROWS``."""
-    rows = np.ones(len(data.era), dtype=bool) if rows is None else rows
-    mine = rows & (data.era == era) & data.usable
-    if mine.sum() < MIN_ROWS:
-        return None
-    model = EraModel(data, era, rows & data.usable, active_coefficients(data, era, rows, names))
-    reach, start = 0.5, model.default.copy()
-    u, best = model.scanned(start, model.cost(model.log_step(start), start))
-    linear = model.linearised(u)
+def moving_coefficients(data: CalibrationData, names: Sequence[str]) -> dict[str, Mask]:
+    """For each coefficient the usable rows whose log step time it moves between its bounds."""
+    default = np.array([COEFFICIENTS[name][0] for name in names])
+    sets = []
+    for k, name in enumerate(names):
+        for bound in COEFFICIENTS[name][1:3]:
+            sets.append(np.where(np.arange(len(names)) == k, bound, default))
+    logs = np.log(data.priced.reprice_many(names, np.array(sets), data.usable))
+    change = np.abs(logs[1::2] - logs[::2])
+    return {name: data.usable & (np.nan_to_num(change[k]) > _MOVES) for k, name in enumerate(names)}
+
+
+def fit_level(
+    data: CalibrationData, name: str, rows: Mask, names: Sequence[str], above: Level | Mapping[str, float]
+) -> Level:
+    """Gauss-Newton with a trust region on the rows' robust cost."""
+    top = not isinstance(above, Level)
+    start = dict(above) if not isinstance(above, Level) else above.values()
+    model = RowModel(data, rows, names)
+    prior = Prior(model.shares(start), PRIOR_ROWS if top else PARENT_ROWS)
+    linear = model.linearised(_scanned(model, prior))
+    best, reach = model.cost(linear.log_step, linear.u, prior), 0.5
     for _ in range(_MAX_ITERATIONS):
-        proposal = model.solve(linear, reach=reach)
-        cost = model.cost(model.log_step(proposal), proposal)
-        if cost >= best - 1e-3 * abs(best):
-            if cost < best:
-                linear, best = model.linearised(proposal), cost
-            reach /= 3.0
-            if reach < 0.05:
+        proposal = model.linearised(model.solve(linear, prior, reach=reach))
+        cost = model.cost(proposal.log_step, proposal.u, prior)
+        gain = best - cost
+        if gain > 0:
+            linear, best = proposal, cost
+            if gain < _CONVERGED * best:
                 break
-            continue
-        linear, best = model.linearised(proposal), cost
-    error = np.abs(data.measured_step_s[model.rows] / np.exp(linear.log_step) - 1.0)
-    return EraFit(
-        era=era,
-        coefficients=model.coefficients(linear.u),
-        model=model,
-        linear=linear,
-        n_rows=int(mine.sum()),
-        n_groups=len(set(data.group[mine])),
-        error_in=float(np.mean(error)),
-    )
+        else:
+            reach /= 4.0
+            if reach < _LEAST_REACH:
+                break
+    parent = None if not isinstance(above, Level) else above
+    return Level(name, model, prior.rows, linear, parent, start if top else None)
+
+
+def _scanned(model: RowModel, prior: Prior) -> Floats:
+    """The prior's mean, with coefficients that have no slope there moved to the best of a few values."""
+    u = prior.u.copy()
+    flat = np.abs(model.linearised(u).jacobian).max(axis=0, initial=0.0) < 10 * _MOVES
+    for k in np.flatnonzero(flat):
+        tried = np.tile(u, (len(_SCAN) + 1, 1))
+        tried[1:, k] = _SCAN
+        logs = model.log_steps(tried)
+        u = tried[int(np.argmin([model.cost(log, t, prior) for log, t in zip(logs, tried, strict=True)]))]
+    return u
 
 
 def calibrate(
@@ -259,15 +150,81 @@ def calibrate(
     eras: Sequence[str] | None = None,
     names: Sequence[str] = TIME_COEFFICIENTS,
     *,
-    report: Callable[[str], None] | None = None,
-) -> tuple[CalibrationData, list[EraFit]]:
-    """Fit every era that has enough usable rows."""
-    data = calibration_data(result)
+    leave_out: Sequence[str] = (),
+    from_shipped: bool = False,
+    report: Report = lambda done, total: None,
+) -> Calibration:
+    """Fit every era that has enough usable rows; the others that occur take their family's coefficients.
+
+    Args:
+        eras: fit only these; all rows still carry the levels above.
+        names: coefficients to fit; those that move no row stay out.
+        leave_out: sources that no fit may see.
+        from_shipped: pull each era to the coefficients that its profile holds, without the levels above: for a
+            few runs of one's own.
+        report: called with levels done and their number.
+    """
+    data = calibration_data(result, leave_out)
+    return fit_all(data, eras, names, from_shipped=from_shipped, report=report)
+
+
+def fit_all(
+    data: CalibrationData,
+    eras: Sequence[str] | None = None,
+    names: Sequence[str] = TIME_COEFFICIENTS,
+    *,
+    from_shipped: bool = False,
+    report: Report = lambda done, total: None,
+) -> Calibration:
+    """``calibrate`` on data already collected."""
+    if not data.usable.any():
+        return Calibration(data, [])
+    moving = moving_coefficients(data, names)
+    wanted = sorted(set(data.era)) if eras is None else [era for era in eras if (data.era == era).any()]
+    family_of_era = {era: str(data.family[data.era == era][0]) for era in wanted}
+    families = [] if from_shipped else sorted(set(family_of_era.values()))
+    total = len(families) + len(wanted) + (not from_shipped)
+    done = 0
+
+    def level(name: str, rows: Mask, above: Level | Mapping[str, float]) -> Level:
+        nonlocal done
+        found = fit_level(data, name, rows, [n for n in names if (moving[n] & rows).any()], above)
+        done += 1
+        report(done, total)
+        return found
+
+    of_family: dict[str, Level] = {}
+    if not from_shipped:
+        common = level("all", data.usable, {})
+        of_family = {f: level(f, data.usable & (data.family == f), common) for f in families}
     fits = []
-    for era in eras or sorted(set(data.era[data.usable])):
-        fit = fit_era(data, era, names)
-        if fit is not None:
-            fits.append(fit)
-            if report:
-                report(f"{era}: {fit.n_rows} rows in {fit.n_groups} groups, error {fit.error_in:.3f}")
-    return data, fits
+    for era in wanted:
+        mine = data.usable & (data.era == era)
+        above = _shipped(era) if from_shipped else of_family[family_of_era[era]]
+        if mine.sum() >= MIN_ROWS:
+            fits.append(_era_fit(data, era, mine, level(era, mine, above), own=True))
+        elif isinstance(above, Level):
+            fits.append(_era_fit(data, era, mine, above, own=False))
+    return Calibration(data, fits)
+
+
+def _shipped(era: str) -> dict[str, float]:
+    values = load_era(era).software.coefficients
+    return {name: values[name] for name in TIME_COEFFICIENTS if name in values}
+
+
+def _era_fit(data: CalibrationData, era: str, mine: Mask, level: Level, *, own: bool) -> EraFit:
+    u = level.linear.u
+    edge = (u < _AT_BOUND) | (u > 1.0 - _AT_BOUND)
+    among = mine[level.model.rows]
+    error = np.abs(np.exp(level.model.log_measured - level.linear.log_step) - 1.0)[among]
+    return EraFit(
+        era=era,
+        coefficients=level.values(),
+        level=level,
+        own=own,
+        n_rows=int(mine.sum()),
+        n_groups=len(set(data.group[mine])),
+        error_in=float(np.mean(error)) if len(error) else float("nan"),
+        at_bound=tuple(name for name, there in zip(level.model.names, edge, strict=True) if there),
+    )

@@ -1,8 +1,9 @@
 """Predictions of runs by coefficients that never saw them: leave one group, or one source, out.
 
-A group is source x model x GPU type x scale. For each fold the era's coefficients are fitted again on its other
-rows, on the cost model linearised at the full fit (and, for sources, once more at the new point); the left-out rows
-are then priced by the real cost model. Which candidate fills an unstated cell is not chosen again.
+A group is source x model x GPU type x scale. For each fold all three levels of the fit (all rows, family, era) are
+fitted again on the other rows, on the cost model linearised at the full fit (and, for sources, once more at the new
+point); the left-out rows are then priced by the real cost model. Which candidate fills an unstated cell is not chosen
+again.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 
 from ...costmodels.software import COEFFICIENTS
 from .backtest import BacktestResult, RowResult
-from .calibrate import MIN_ROWS, TIME_COEFFICIENTS, CalibrationData, EraFit, Floats, Mask
-from .pricing import software_with
+from .calibrate import MIN_ROWS, TIME_COEFFICIENTS, Calibration, Level, Report, calibrate
+from .evidence import NEVER_FITTED, CalibrationData, Floats, Mask
+from .spread import crossed_half_widths
 
 
 def fold_masks(data: CalibrationData, era: str, by: str) -> list[Mask]:
@@ -26,57 +28,86 @@ def fold_masks(data: CalibrationData, era: str, by: str) -> list[Mask]:
     return [mine & (keys == key) for key in dict.fromkeys(keys[mine])]
 
 
-def held_out_steps(data: CalibrationData, fits: Sequence[EraFit], by: str) -> Floats:
-    """Step seconds of every priced row, each predicted without its fold.
+def predict_held_out(
+    result: BacktestResult,
+    by: str,
+    *,
+    report: Report = lambda done, total: None,
+    leave_out: Sequence[str] = NEVER_FITTED,
+) -> BacktestResult:
+    """The backtest with every row predicted, and its interval found, without its fold."""
+    calibration = calibrate(result, leave_out=leave_out, report=report)
+    steps = held_out_steps(calibration, by)
+    return with_steps(result, calibration.data, steps, crossed_half_widths(calibration.data, steps, by))
 
-    Rows of eras that were not fitted, and folds that leave fewer than ``MIN_ROWS`` rows, take the defaults.
-    """
-    out = data.priced.reprice(software_with({era: _defaults() for era in set(data.era)}))
-    for fit in fits:
-        for fold in fold_masks(data, fit.era, by):
-            coefficients = without(data, fit, fold, relinearise=by == "source")
-            if coefficients:
-                step = data.priced.reprice(software_with({fit.era: coefficients}), fold)
-                out[fold] = step[fold]
+
+def held_out_steps(calibration: Calibration, by: str) -> Floats:
+    """Step seconds of every priced row, each predicted without its fold (defaults where an era was not fitted)."""
+    data = calibration.data
+    out = np.full(len(data.era), np.nan)
+    fits = {fit.era: fit for fit in calibration.fits}
+    for era in sorted(set(data.era)):
+        fit = fits.get(era)
+        sets: list[dict[str, float]] = []
+        folds = fold_masks(data, era, by)
+        for fold in folds:
+            keys = data.source if by == "source" else data.group
+            # a source may span several eras, and all levels see them all: the fold is the whole source
+            away = np.isin(keys, list(set(keys[fold])))
+            sets.append(without(fit.level, away, relinearise=by == "source") if fit is not None else {})
+        names = TIME_COEFFICIENTS
+        values = np.array([[s.get(n, COEFFICIENTS[n][0]) for n in names] for s in sets])
+        steps = data.priced.reprice_many(names, values, data.era == era)
+        for k, fold in enumerate(folds):
+            out[fold] = steps[k][fold]
     return out
 
 
-def without(data: CalibrationData, fit: EraFit, fold: Mask, *, relinearise: bool) -> dict[str, float]:
-    """Coefficients fitted on the era's rows outside the fold (empty if too few remain)."""
-    model = fit.model
-    keep = ~fold[model.rows]
-    if int((keep & data.usable[model.rows]).sum()) < MIN_ROWS:
-        return {}
-    u = model.solve(fit.linear, keep, reach=0.5)
+def without(level: Level, fold: Mask, *, relinearise: bool) -> dict[str, float]:
+    """Coefficients of a level, and of those above it, fitted on the rows outside the fold.
+
+    A level that keeps fewer than ``MIN_ROWS`` rows leaves its coefficients to the one above.
+    """
+    above = level.above
+    up = dict(level.fixed or {}) if above is None else without(above, fold, relinearise=False)
+    keep = ~fold[level.model.rows]
+    if int(keep.sum()) < MIN_ROWS:
+        return up
+    prior = level.prior(up)
+    u = level.model.solve(level.linear, prior, keep, reach=0.5)
     if relinearise:
-        u = model.solve(model.linearised(u), keep, reach=0.25)
-    return {**_defaults(), **model.coefficients(u)}
+        u = level.model.solve(level.model.linearised(u), prior, keep, reach=0.25)
+    return {**up, **level.model.coefficients(u)}
 
 
-def _defaults() -> dict[str, float]:
-    return {name: COEFFICIENTS[name][0] for name in TIME_COEFFICIENTS}
+def with_steps(
+    result: BacktestResult, data: CalibrationData, steps: Floats, half_width: Floats | None = None
+) -> BacktestResult:
+    """The backtest with other step times; every row counts as unseen.
+
+    Args:
+        steps: seconds by priced row.
+        half_width: of the 90% interval of log(step time) by priced row; without it the interval scales along.
+    """
+    ratio, width = {}, {}
+    for k, (problem, estimate) in enumerate(zip(data.priced.rows, data.priced.estimates, strict=True)):
+        if estimate is not None and math.isfinite(steps[k]):
+            ratio[id(problem)] = estimate.step_s / float(steps[k])
+            if half_width is not None:
+                width[id(problem)] = float(half_width[k])
+    rows = [_scaled(row, ratio.get(id(row.problem), 1.0), width.get(id(row.problem))) for row in result.rows]
+    return BacktestResult(rows, result.priced)
 
 
-def with_steps(result: BacktestResult, data: CalibrationData, steps: Floats) -> BacktestResult:
-    """The backtest with other step times: throughput and its interval scale along; every row counts as unseen."""
-    ratio = {}
-    for problem, estimate, step in zip(data.priced.rows, data.priced.estimates, steps, strict=True):
-        if estimate is not None and math.isfinite(step):
-            ratio[id(problem)] = estimate.step_s / float(step)
-    return BacktestResult([_scaled(row, ratio.get(id(row.problem), 1.0)) for row in result.rows], result.priced)
+def _scaled(row: RowResult, factor: float, half_width: float | None) -> RowResult:
+    tps = row.tokens_per_s_per_gpu * factor
+    low, high = row.low * factor, row.high * factor
+    if half_width is not None:
+        low, high = tps * math.exp(-half_width), tps * math.exp(half_width)
+    return replace(row, tokens_per_s_per_gpu=tps, low=low, high=high, seen=False)
 
 
-def _scaled(row: RowResult, factor: float) -> RowResult:
-    return replace(
-        row,
-        tokens_per_s_per_gpu=row.tokens_per_s_per_gpu * factor,
-        low=row.low * factor,
-        high=row.high * factor,
-        seen=False,
-    )
-
-
-def error_of(data: CalibrationData, steps: Floats, era: str) -> float:
-    """Mean absolute relative error of step time over an era's usable rows."""
-    mine = data.usable & (data.era == era) & np.isfinite(steps)
+def error_of(data: CalibrationData, steps: Floats, eras: Sequence[str]) -> float:
+    """Mean absolute relative error of tokens per second over the usable rows of some eras."""
+    mine = data.usable & np.isin(data.era, list(eras)) & np.isfinite(steps)
     return float(np.mean(np.abs(data.measured_step_s[mine] / steps[mine] - 1.0))) if mine.any() else math.nan

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...costmodels.candidates import CandidateTable
+from ...costmodels.memory import memory_breakdown
 from ...costmodels.model_spec import ModelSpec
 from ...costmodels.parallel import ParallelConfig
 from ...costmodels.software import Software
@@ -22,11 +23,14 @@ from ...costmodels.workload import Workload
 from ...hardware_profiles.errors import MeshwrightError
 from ...hardware_profiles.types import Cluster
 from .assumptions import best_fitting, expand, note_choice
-from .memory_counting import counted_bytes, counting_of
+from .memory_counting import Counting, counted_bytes, counting_of
 from .row_problem import RowProblem
 
 Floats = NDArray[np.float64]
 Estimator = Callable[..., Any]
+#: Rows of one call with several sets of coefficients; longer tables would be factored by configuration, which a
+#: coefficient that varies within the table forbids (``candidates.factored`` starts at 256).
+_TABLE_ROWS = 255
 
 
 @dataclass(slots=True)
@@ -59,7 +63,6 @@ class Group:
     software: Software
     rows: NDArray[np.int64]
     table: CandidateTable
-    methods: list[str]
 
 
 def group_key(row: RowProblem) -> tuple[object, ...]:
@@ -67,7 +70,8 @@ def group_key(row: RowProblem) -> tuple[object, ...]:
     c = row.cluster
     cluster = (c.gpu.name, c.nodes, c.gpus_per_node, c.tiers)
     s = row.software
-    software = (s.name, s.attention, s.launch_blocking, s.cuda_graphs)
+    sparse = (s.moe_dispatcher, s.moe_overlap, s.moe_fused_mlp, s.graphed)
+    software = (s.name, s.attention, s.launch_blocking, s.cuda_graphs, *sparse)
     return (row.model, replace(row.workload, global_batch=0), cluster, software)
 
 
@@ -102,9 +106,48 @@ class PricedRows:
         for g in self.groups:
             if wanted is not None and not wanted[g.rows].any():
                 continue
-            result = estimate(g.model, g.workload, g.table, g.cluster, software_of(g.software))
-            out[g.rows] = result.step_s
+            out[g.rows] = _step_s(g, g.table, g.workload, software_of(g.software))
         return out
+
+    def reprice_many(self, names: Sequence[str], values: Floats, wanted: NDArray[np.bool_]) -> Floats:
+        """Step seconds of the wanted rows under several sets of coefficients.
+
+        Args:
+            names: coefficients; values: one row for each set, one column for each name.
+
+        Returns:
+            One row for each set, one column for each row of ``rows`` (``nan`` where not wanted).
+
+        A cost function takes arrays, so that the sets stand one under the other in one table: the time of a fit is
+        that of calls, not of numbers.
+        """
+        out = np.full((len(values), len(self.rows)), np.nan)
+        for g in self.groups:
+            if not wanted[g.rows].any():
+                continue
+            at_once = max(1, _TABLE_ROWS // len(g.rows))
+            for start in range(0, len(values), at_once):
+                some = values[start : start + at_once]
+                out[start : start + at_once, g.rows] = _stacked(g, names, some)
+        return out
+
+
+def _step_s(group: Group, table: CandidateTable, workload: Workload, software: Software) -> Any:
+    return estimate(group.model, workload, table, group.cluster, software).step_s
+
+
+def _stacked(group: Group, names: Sequence[str], values: Floats) -> Floats:
+    """Step seconds of a group's rows under each set of coefficients, shape ``(len(values), rows)``."""
+    n = len(group.rows)
+    if len(values) == 1:
+        own: dict[str, Any] = dict(zip(names, values[0].tolist(), strict=True))
+        software = replace(group.software, coefficients={**group.software.coefficients, **own})
+        return _array(_step_s(group, group.table, group.workload, software), n).reshape(1, n)
+    own = {name: np.repeat(values[:, k], n) for k, name in enumerate(names)}
+    software = replace(group.software, coefficients={**group.software.coefficients, **own})
+    index = np.tile(np.arange(n), len(values))
+    workload = replace(group.workload, global_batch=_array(group.workload.global_batch, n)[index])
+    return _array(_step_s(group, group.table.take(index), workload, software), len(index)).reshape(len(values), n)
 
 
 def price(rows: list[RowProblem], estimator: Estimator = estimate) -> PricedRows:
@@ -149,14 +192,13 @@ def _price_group(
         span = slice(start, start + size)
         chosen.append(start + best_fitting(step[span], fit[span], peak[span]))
         start += size
-    methods = [counting_of(rows[i].run).method for i in members]
-    counted = {m: _array(counted_bytes(result.memory, m), len(table)) for m in set(methods)}
+    counted = _counted(first, workload, table, result, [counting_of(rows[i].run) for i in members])
     columns = {
         name: _array(getattr(result, name), len(table))
         for name in ("step_low_s", "step_high_s", "tokens_per_s_per_gpu", "peak_low_bytes", "peak_high_bytes")
     }
     out = []
-    for i, k, size, method in zip(members, chosen, sizes, methods, strict=True):
+    for number, (i, k, size) in enumerate(zip(members, chosen, sizes, strict=True)):
         config = table.row(k)
         note_choice(rows[i], config, size)
         values = {name: float(v[k]) for name, v in columns.items()}
@@ -165,15 +207,32 @@ def _price_group(
                 config=config,
                 step_s=float(step[k]),
                 peak_bytes=float(peak[k]),
-                counted_bytes=float(counted[method][k]),
+                counted_bytes=float(counted[number][k]),
                 p_fit=float(fit[k]),
                 **values,
             )
         )
     picked = table.take(np.array(chosen))
     one_each = replace(first.workload, global_batch=batch[chosen])
-    group = Group(first.model, one_each, first.cluster, first.software, np.array(members), picked, methods)
+    group = Group(first.model, one_each, first.cluster, first.software, np.array(members), picked)
     return group, out
+
+
+def _counted(
+    first: RowProblem, workload: Workload, table: CandidateTable, result: Any, counting: Sequence[Counting]
+) -> list[Floats]:
+    """For every row of a group, the peak of every candidate as the row's source counts it."""
+    capacity = first.cluster.gpu.memory_bytes
+    n_micro = np.maximum(workload.global_batch / (table.micro_batch_size * table.dp), 1.0)
+    known: dict[tuple[str, bool], Floats] = {}
+    for how in counting:
+        if (how.method, how.first_stage) in known:
+            continue
+        memory = result.memory
+        if how.first_stage:
+            memory, _ = memory_breakdown(first.model, workload, first.software, table, n_micro, first_stage=True)
+        known[how.method, how.first_stage] = _array(counted_bytes(memory, how.method, capacity), len(table))
+    return [known[how.method, how.first_stage] for how in counting]
 
 
 def _array(value: Any, n: int) -> Floats:

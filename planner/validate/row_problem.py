@@ -48,7 +48,7 @@ class RowProblem:
     Attributes:
         known: ``ParallelConfig`` fields that the row or its source states.
         defaults: fields that follow from the framework release.
-        assumed: kind of assumption -> sentence; kinds are those of ``assumptions.SPREAD``.
+        assumed: kind of assumption -> sentence; kinds are those of ``costmodels/software/residuals.yaml``.
         group: rows with an equal group share one call of the cost model.
         method: method of a pipeline study (``baseline``, ``vocab-1`` ...), empty otherwise.
     """

@@ -1,86 +1,186 @@
-"""Writing fitted coefficients into software profiles, with their error and the hashes of the rows that they saw."""
+"""The whole calibration of some tables, and writing it: coefficients, errors, intervals and hashes of the rows seen."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from ...costmodels.load_software import load_era, read_era, seen_rows_path
+from ...costmodels.residuals import RESIDUALS_PATH, read_residuals
+from ...costmodels.software import MEMORY_COEFFICIENTS
+from ...costmodels.training import estimate
 from ...hardware_profiles.errors import InvalidProblemError
 from .backtest import backtest
-from .calibrate import CalibrationData, EraFit, Floats, calibrate
+from .calibrate import Calibration, EraFit, fit_all
+from .evidence import NEVER_FITTED, Floats, calibration_data, check_sources, rows_digest
 from .held_out import error_of, held_out_steps
-from .runs import row_sha256
+from .spread import (
+    PRIOR,
+    Spread,
+    coverage_by,
+    crossed_half_widths,
+    evidence,
+    fit_spread,
+    regimes,
+    unfitted_half_width,
+)
 
 _MARK = "# -- fitted; written by calibration, do not edit below --"
+_RESIDUALS_HEAD = """\
+# Half-widths of 90% intervals of log(measured / predicted step time), by circumstance; they add in quadrature.
+# What an era itself brings stands in its profile (fit.half_width). Written by `meshwright calibrate` from runs that
+# were left out of the fit group by group; `unfitted` from runs whose whole source was left out. Circumstances that no
+# run has keep a judged figure.
+"""
 
 
-def rows_digest(hashes: Sequence[str]) -> str:
-    """One hash over the sorted row hashes."""
-    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+@dataclass(slots=True)
+class Calibrated:
+    """Fits, and the step seconds of every row predicted without its group and without its source."""
+
+    calibration: Calibration
+    without_group: Floats
+    without_source: Floats
+    spread: Spread
+    from_scratch: bool
+
+    def error_left_out(self, fit: EraFit, by: str = "group") -> float:
+        """Mean absolute relative error over the era's rows, each left out with its group or source."""
+        steps = self.without_group if by == "group" else self.without_source
+        return error_of(self.calibration.data, steps, [fit.era])
+
+    def half_width(self, fit: EraFit) -> float:
+        """The era's own part of the 90% interval; zero where it has too few rows of its own."""
+        return self.spread.by_era.get(fit.era, 0.0) if fit.own else 0.0
 
 
-def save_fits(
-    data: CalibrationData, fits: Sequence[EraFit], left_out: Floats, folder: Path | None = None
-) -> list[Path]:
-    """Write each fit into its era's profile (below a mark; what a person wrote above it stays as it is).
+def calibrate_tables(
+    paths: Sequence[str | Path],
+    *,
+    eras: Sequence[str] | None = None,
+    leave_out: Sequence[str] = NEVER_FITTED,
+    from_scratch: bool = True,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Calibrated:
+    """Fit every era on some tables of measured runs, leave groups and sources out, and find the intervals.
 
     Args:
-        left_out: step seconds of every row predicted without its group; its error becomes the profile's.
+        from_scratch: start from physical defaults, in the choice of unstated cells too, so that the result depends on
+            the tables alone; otherwise the shipped coefficients are the prior (a few runs of one's own).
+
+    Raises:
+        InvalidProblemError: no table, an unknown source or era.
+    """
+    for era in eras or ():
+        load_era(era)
+    result = backtest(paths, estimator=_never_fitted if from_scratch else estimate)
+    check_sources(result, [name for name in leave_out if name not in NEVER_FITTED])
+    calibration = fit_all(calibration_data(result, leave_out), eras, from_shipped=not from_scratch, report=report)
+    return calibrated(calibration, from_scratch=from_scratch)
+
+
+def calibrated(calibration: Calibration, *, from_scratch: bool = True) -> Calibrated:
+    """Predict every row without its group and without its source, and fit the intervals."""
+    data = calibration.data
+    by_group, by_source = held_out_steps(calibration, "group"), held_out_steps(calibration, "source")
+    prior = PRIOR["era"]
+    if not from_scratch:
+        shipped = [load_era(fit.era).software.fit for fit in calibration.fits]
+        known = [fit.half_width for fit in shipped if fit is not None and fit.half_width > 0]
+        prior = float(np.mean(known)) if known else prior
+    spread = fit_spread(data, by_group, evidence(data, by_group), prior_era=prior)
+    return Calibrated(calibration, by_group, by_source, spread, from_scratch)
+
+
+def _never_fitted(model: Any, workload: Any, config: Any, cluster: Any, software: Any) -> Any:
+    """The estimate with the physical defaults of everything that a fit to step times can move."""
+    kept = {name: software.coefficient(name) for name in MEMORY_COEFFICIENTS}
+    return estimate(model, workload, config, cluster, replace(software, coefficients=kept))
+
+
+def save_fits(found: Calibrated, folder: Path | None = None) -> list[Path]:
+    """Write each fit into its era's profile (below a mark; what a person wrote above it stays as it is).
+
+    With a fit from scratch of all eras the intervals by circumstance are written beside them.
+
+    Args:
         folder: where to write instead of beside the shipped profiles.
 
     Raises:
         InvalidProblemError: a file cannot be written.
     """
-    return [_save(data, fit, error_of(data, left_out, fit.era), folder) for fit in fits]
+    paths = [_save_era(found, fit, folder) for fit in found.calibration.fits]
+    if found.from_scratch and paths:
+        paths.append(_save_residuals(found, (folder or RESIDUALS_PATH.parent) / RESIDUALS_PATH.name))
+    return paths
 
 
-def calibrate_tables(
-    paths: Sequence[str | Path],
-    folder: Path | None = None,
-    *,
-    eras: Sequence[str] | None = None,
-    report: Callable[[str], None] | None = None,
-) -> list[Path]:
-    """Fit every era on some tables of measured runs and write the profiles: the whole calibration in one call.
-
-    The rows are priced with the coefficients that the profiles hold, which decides what fills unstated cells only.
-    """
-    data, fits = calibrate(backtest(paths), eras, report=report)
-    return save_fits(data, fits, held_out_steps(data, fits, "group"), folder)
-
-
-def _save(data: CalibrationData, fit: EraFit, error_out: float, folder: Path | None) -> Path:
-    shipped = load_era(fit.era).path
-    target = (folder or shipped.parent) / shipped.name
+def _save_era(found: Calibrated, fit: EraFit, folder: Path | None) -> Path:
+    era = load_era(fit.era)
+    target = (folder or era.path.parent) / era.path.name
+    data = found.calibration.data
     mine = data.usable & (data.era == fit.era)
-    hashes = sorted({row_sha256(data.results[i].run.cells) for i in np.flatnonzero(mine)})
-    block = {
-        "coefficients": fit.coefficients,
-        "fit": {
-            "source": "measured runs: " + ", ".join(sorted(set(data.source[mine]))),
-            "n_rows": fit.n_rows,
-            "n_groups": fit.n_groups,
-            "mape": round(error_out, 4),
+    hashes = data.hashes(mine)
+    sources = ", ".join(sorted(set(data.source[mine])))
+    own = f"measured runs: {sources}" if fit.own else f"eras of its kind ({fit.level.name}); too few runs of its own"
+    facts: dict[str, Any] = {"source": own, "n_rows": fit.n_rows, "n_groups": fit.n_groups}
+    if fit.own:
+        facts |= {
+            "mape": round(found.error_left_out(fit), 4),
+            "mape_source_left_out": round(found.error_left_out(fit, "source"), 4),
             "mape_in_sample": round(fit.error_in, 4),
-            "rows_sha256": rows_digest(hashes),
-        },
-    }
-    text = shipped.read_text(encoding="utf-8").split(_MARK)[0].rstrip() + "\n"
-    text += f"{_MARK}\n{yaml.safe_dump(block, sort_keys=False, width=110)}"
-    beside = seen_rows_path(target)
-    try:
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        for path, content in ((beside, json.dumps(hashes, indent=0) + "\n"), (target, text)):
-            part = path.with_name(f".{path.name}.part")
-            part.write_text(content, encoding="utf-8")
-            part.replace(path)
-    except OSError as error:
-        raise InvalidProblemError(f"cannot write {target}: {error.strerror or error}.") from None
+            "half_width": round(found.half_width(fit), 4),
+            "residuals": regimes(found.calibration, found.without_group, [fit.era]),
+        }
+    facts |= {"at_bound": list(fit.at_bound), "rows_sha256": rows_digest(hashes)}
+    block = {"coefficients": fit.coefficients, "fit": facts}
+    head = _without_key(era.path.read_text(encoding="utf-8").split(_MARK)[0], "coefficients")
+    text = f"{head.rstrip()}\n{_MARK}\n{yaml.safe_dump(block, sort_keys=False, width=110)}"
+    _write({seen_rows_path(target): json.dumps(hashes, indent=0) + "\n", target: text})
     read_era(target)  # what was written must be readable
     return target
+
+
+def _without_key(text: str, key: str) -> str:
+    """YAML text without one top-level key (its values stand in the block below the mark instead)."""
+    return re.sub(rf"^{key}:.*\n(?:[ \t]+.*\n)*", "", text, flags=re.MULTILINE)
+
+
+def _save_residuals(found: Calibrated, target: Path) -> Path:
+    data, steps = found.calibration.data, found.without_group
+    residuals = found.spread.residuals(unfitted_half_width(data, found.without_source))
+    rows = evidence(data, steps)
+    crossed = crossed_half_widths(data, steps, "group")
+    whole = coverage_by(data, steps, crossed, np.full(len(data.era), "all"))
+    block = {
+        **{name: round(getattr(residuals, name), 4) for name in ("unfitted", "sparse", "borrowed", "per_doubling")},
+        "assumed": {name: round(value, 4) for name, value in sorted(residuals.assumed.items())},
+        "fit": {
+            "source": "measured runs left out by group, intervals fitted on other groups",
+            "n_rows": int(rows.sum()),
+            "coverage": round(whole["all"][1], 4),
+            "rows_sha256": rows_digest(data.hashes(rows)),
+        },
+    }
+    _write({target: _RESIDUALS_HEAD + yaml.safe_dump(block, sort_keys=False, width=110)})
+    read_residuals(target)
+    return target
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    """Each file whole or not at all."""
+    for target, text in files.items():
+        part = target.with_name(f".{target.name}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+            part.replace(target)
+        except OSError as error:
+            raise InvalidProblemError(f"cannot write {target}: {error.strerror or error}.") from None

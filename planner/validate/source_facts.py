@@ -27,10 +27,15 @@ class SourceFacts:
 
 
 @cache
+def _entries() -> Any:
+    return yaml.safe_load(_TABLE.read_text(encoding="utf-8"))
+
+
+@cache
 def facts_of(source: str, address: str = "") -> SourceFacts:
     """Facts of one source id and address (``source_url_or_repo_path``)."""
     words = f"{source} {address}".lower()
-    for entry in yaml.safe_load(_TABLE.read_text(encoding="utf-8")):
+    for entry in _entries():
         if re.search(entry["match"], words):
             kinds = {
                 kind: entry.get(kind, {}) for kind in ("model", "workload", "config", "software", "heads_by_hidden")

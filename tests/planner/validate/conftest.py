@@ -47,6 +47,8 @@ def write_table(tmp_path: Path) -> Any:
 class Memory(SimpleNamespace):
     """Two named parts are enough to tell the ways of counting apart."""
 
+    cached_bytes = 0.0
+
     @property
     def total(self) -> Any:
         return self.tensors + self.context_bytes + self.slack_bytes

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from meshwright.costmodels.interval import Z90
 from meshwright.costmodels.parallel import Recompute
-from meshwright.planner.validate.assumptions import SPREAD, best_fitting, expand, extra_sigma
+from meshwright.costmodels.residuals import shipped_residuals
+from meshwright.planner.validate.assumptions import best_fitting, expand, extra_sigma
 from meshwright.planner.validate.pricing import price
 from meshwright.planner.validate.row_problem import row_problem
 from meshwright.planner.validate.runs import read_runs
@@ -69,7 +71,8 @@ def test_batch_that_does_not_divide_is_priced_as_stated(priced: Any) -> None:
 
 def test_spread_adds_up(priced: Any) -> None:
     row, _ = priced(recompute="", sp="")
-    assert extra_sigma(row) == pytest.approx(np.hypot(SPREAD["recompute"], SPREAD["default"]))
+    assumed = shipped_residuals().assumed
+    assert extra_sigma(row) == pytest.approx(np.hypot(assumed["recompute"], assumed["default"]) / Z90)
 
 
 def test_best_fitting_falls_back_to_the_smallest_peak() -> None:

@@ -12,13 +12,18 @@ import numpy as np
 import pytest
 
 from meshwright.costmodels.load_software import load_era, read_era
+from meshwright.costmodels.residuals import read_residuals
 from meshwright.costmodels.software import COEFFICIENTS
 from meshwright.planner.validate import pricing
 from meshwright.planner.validate.backtest import backtest
-from meshwright.planner.validate.calibrate import EraModel, calibrate, calibration_data, fit_era
+from meshwright.planner.validate.calibrate import calibrate, fit_all
+from meshwright.planner.validate.evidence import calibration_data, rows_digest
 from meshwright.planner.validate.held_out import error_of, fold_masks, held_out_steps, with_steps
-from meshwright.planner.validate.runs import row_sha256
-from meshwright.planner.validate.save_fit import rows_digest, save_fits
+from meshwright.planner.validate.pricing import software_with
+from meshwright.planner.validate.row_model import RowModel
+from meshwright.planner.validate.row_problem import row_problem
+from meshwright.planner.validate.runs import read_runs, row_sha256
+from meshwright.planner.validate.save_fit import calibrate_tables, calibrated, save_fits
 from meshwright.planner.validate.scores import score
 
 from .conftest import Memory, row_text
@@ -68,29 +73,42 @@ def result(write_table: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_known_coefficients_come_back(result: Any) -> None:
-    _, fits = calibrate(result, names=NAMES)
-    assert [f.era for f in fits] == [ERA]
-    found = fits[0].coefficients
-    assert set(found) == set(TRUE), "launch_s moves nothing and must not be fitted"
+    (fit,) = calibrate(result, names=NAMES).fits
+    assert fit.era == ERA and fit.own
+    assert set(fit.coefficients) == set(TRUE), "launch_s moves nothing and must not be fitted"
     for name, value in TRUE.items():
-        assert found[name] == pytest.approx(value, rel=0.06)
-    assert fits[0].error_in < 0.01 and fits[0].n_rows == 48
+        assert fit.coefficients[name] == pytest.approx(value, rel=0.06)
+    assert fit.error_in < 0.01 and fit.n_rows == 48 and not fit.at_bound
+
+
+def test_every_coefficient_that_moves_the_rows_is_found_without_a_list(result: Any) -> None:
+    (fit,) = calibrate(result).fits
+    assert set(fit.coefficients) == set(TRUE)
 
 
 def test_one_wild_row_does_not_pull_the_fit(result: Any) -> None:
     data = calibration_data(result)
     data.measured_step_s[0] *= 5.0
-    fit = fit_era(data, ERA, NAMES)
-    assert fit is not None and fit.coefficients["gemm_derate"] == pytest.approx(0.8, rel=0.08)
+    (fit,) = fit_all(data, names=NAMES).fits
+    assert fit.coefficients["gemm_derate"] == pytest.approx(0.8, rel=0.08)
 
 
-def test_bounds_hold_where_the_data_ask_for_more(result: Any) -> None:
+def test_bounds_hold_and_are_reported_where_the_data_ask_for_more(result: Any) -> None:
     data = calibration_data(result)
     data.measured_step_s /= 3.0  # faster than any GPU is
-    fit = fit_era(data, ERA, NAMES)
-    assert fit is not None
+    (fit,) = fit_all(data, names=NAMES).fits
     for name, value in fit.coefficients.items():
         assert COEFFICIENTS[name][1] <= value <= COEFFICIENTS[name][2]
+    assert "gemm_derate" in fit.at_bound
+
+
+def test_a_source_that_is_left_out_is_not_seen(result: Any) -> None:
+    whole = calibrate(result, names=NAMES, leave_out=["b"])
+    assert whole.fits[0].n_rows == 24
+    assert set(whole.data.source[whole.data.usable]) == {"a"}
+    data = calibration_data(result, ["b"])
+    data.measured_step_s[data.source == "b"] *= 2.0
+    assert fit_all(data, names=NAMES).fits[0].coefficients == whole.fits[0].coefficients
 
 
 def test_folds_are_disjoint_and_cover_the_era(result: Any) -> None:
@@ -103,56 +121,105 @@ def test_folds_are_disjoint_and_cover_the_era(result: Any) -> None:
 
 def test_a_fold_is_predicted_without_its_own_rows(result: Any) -> None:
     data = calibration_data(result)
-    fit = fit_era(data, ERA, NAMES)
-    assert fit is not None
-    before = held_out_steps(data, [fit], "source")
+    before = held_out_steps(fit_all(data, names=NAMES), "source")
     mine = data.source == "a"
     data.measured_step_s[mine] *= 1.3  # what source a measured may not change what is predicted for a
-    again = fit_era(data, ERA, NAMES)
-    assert again is not None
-    after = held_out_steps(data, [again], "source")
+    after = held_out_steps(fit_all(data, names=NAMES), "source")
     assert after[mine] == pytest.approx(before[mine], rel=0.02)
     assert after[~mine].mean() > 1.1 * before[~mine].mean()
 
 
 def test_held_out_error_and_rescaled_rows(result: Any) -> None:
-    data, fits = calibrate(result, names=NAMES)
-    steps = held_out_steps(data, fits, "group")
-    assert error_of(data, steps, ERA) < 0.03
-    again = with_steps(result, data, steps)
-    assert score(again.rows).mape == pytest.approx(error_of(data, steps, ERA), abs=0.01)
+    whole = calibrate(result, names=NAMES)
+    steps = held_out_steps(whole, "group")
+    assert error_of(whole.data, steps, [ERA]) < 0.03
+    again = with_steps(result, whole.data, steps)
+    assert score(again.rows).mape == pytest.approx(error_of(whole.data, steps, [ERA]), abs=0.01)
     assert not any(r.seen for r in again.rows)
     ratio = again.rows[0].high / again.rows[0].tokens_per_s_per_gpu
     assert ratio == pytest.approx(result.rows[0].high / result.rows[0].tokens_per_s_per_gpu)
 
 
-def test_too_few_rows_keep_the_defaults(result: Any) -> None:
+def test_few_rows_stay_near_the_physical_defaults(result: Any) -> None:
     data = calibration_data(result)
     data.usable[3:] = False
-    assert fit_era(data, ERA, NAMES) is None
+    (fit,) = fit_all(data, names=NAMES).fits
+    assert not fit.own and fit.n_rows == 3
+    for name, value in fit.coefficients.items():
+        default, low, high, _ = COEFFICIENTS[name]
+        assert abs(value - default) < 0.4 * (high - low), "three rows may not move a coefficient far"
+
+
+def test_own_runs_move_the_shipped_coefficients(result: Any) -> None:
+    (fit,) = fit_all(calibration_data(result), names=NAMES, from_shipped=True).fits
+    assert fit.level.above is None
+    assert fit.coefficients["gemm_derate"] == pytest.approx(TRUE["gemm_derate"], rel=0.08)
 
 
 def test_linearisation_matches_the_model(result: Any) -> None:
     data = calibration_data(result)
-    model = EraModel(data, ERA, data.usable, ("gemm_derate", "step_s"))
+    model = RowModel(data, data.usable, ("gemm_derate", "step_s"))
     linear = model.linearised(model.default)
     small = model.default + 0.01
     predicted = linear.log_step + linear.jacobian @ (small - linear.u)
-    assert predicted == pytest.approx(model.log_step(small), abs=2e-3)
+    assert predicted == pytest.approx(model.log_steps(small[None])[0], abs=2e-3)
+
+
+def test_several_sets_at_once_equal_one_after_the_other(result: Any) -> None:
+    data = calibration_data(result)
+    values = np.array([[0.93, 0.9, 0.015], [0.8, 0.6, 0.1], [1.0, 0.4, 0.0]])
+    names = ("gemm_derate", "comm_derate", "step_s")
+    together = data.priced.reprice_many(names, values, data.usable)
+    for row, one in zip(together, values, strict=True):
+        assert (row == data.priced.reprice_many(names, one[None], data.usable)[0]).all()
 
 
 def test_profile_is_written_with_error_and_hashes(result: Any, tmp_path: Path) -> None:
-    data, fits = calibrate(result, names=NAMES)
-    steps = held_out_steps(data, fits, "group")
-    (path,) = save_fits(data, fits, steps, tmp_path)
+    found = calibrated(calibrate(result, names=NAMES))
+    path, spread_path = save_fits(found, tmp_path)
+    fit = found.calibration.fits[0]
     era = read_era(path)
-    assert era.software.coefficients == fits[0].coefficients
-    assert era.software.fit is not None and era.software.fit.n_rows == 48
-    assert era.software.fit.mape == pytest.approx(error_of(data, steps, ERA), abs=1e-4)
+    assert {k: v for k, v in era.software.coefficients.items() if k in NAMES} == fit.coefficients
+    written = era.software.fit
+    assert written is not None and written.n_rows == 48
+    assert written.mape == pytest.approx(found.error_left_out(fit), abs=1e-4)
+    assert written.half_width == pytest.approx(found.half_width(fit), abs=1e-4) and written.half_width > 0
     hashes = json.loads((tmp_path / "seen_rows" / path.with_suffix(".json").name).read_text())
     assert set(hashes) == {row_sha256(r.run.cells) for r in result.rows}
-    assert era.software.fit.rows_sha256 == rows_digest(hashes)
+    assert written.rows_sha256 == rows_digest(hashes)
     assert era.software.defaults == load_era(ERA).software.defaults
-    first = path.read_text()
-    (again,) = save_fits(data, fits, steps, tmp_path)
-    assert again.read_text() == first
+    assert read_residuals(spread_path).unfitted > 0
+    first = path.read_text(), spread_path.read_text()
+    save_fits(calibrated(calibrate(result, names=NAMES)), tmp_path)
+    assert (path.read_text(), spread_path.read_text()) == first
+
+
+def test_the_real_cost_model_is_recovered_from_its_own_runs(write_table: Any, tmp_path: Path) -> None:
+    """Runs made by the cost model with known coefficients: the fit predicts them, and its file loads."""
+    true = {"gemm_derate": 0.8, "comm_derate": 0.6, "layer_s": 6e-4, "step_s": 0.05}
+    problems = [row_problem(run) for run in read_runs(write_table(*(row_text(**c) for c in layouts())))]
+    steps = pricing.price(problems).reprice(software_with({ERA: true}))
+    tokens = [p.workload.global_batch * p.workload.seq_len / p.n_gpus for p in problems]
+    made = [{**c, "tps_gpu_effective": f"{t / s:.6f}"} for c, t, s in zip(layouts(), tokens, steps, strict=True)]
+    found = calibrate_tables([write_table(*(row_text(**c) for c in made), name="made.csv")])
+    (fit,) = found.calibration.fits
+    assert fit.error_in < 0.02
+    assert fit.coefficients["gemm_derate"] == pytest.approx(true["gemm_derate"], rel=0.08)
+    assert fit.coefficients["comm_derate"] == pytest.approx(true["comm_derate"], rel=0.15)
+    era = read_era(save_fits(found, tmp_path)[0])
+    assert era.software.coefficient("gemm_derate") == fit.coefficients["gemm_derate"]
+    for name, value in era.software.coefficients.items():
+        assert COEFFICIENTS[name][1] <= value <= COEFFICIENTS[name][2]
+
+
+def layouts() -> list[dict[str, str]]:
+    """Runs of three models, small and large layers, with and without TP and PP."""
+    out = []
+    for hidden in (1024, 4096, 8192):
+        for tp, pp in ((1, 1), (2, 1), (8, 1), (4, 4), (1, 4)):
+            for micro in (1, 4):
+                dp = 16 // (tp * pp)
+                cells = {"hidden": hidden, "ffn_hidden": 4 * hidden, "tp": tp, "pp": pp, "dp": dp, "micro_batch": micro}
+                cells["global_batch_sequences"] = 8 * micro * dp
+                out.append({name: str(value) for name, value in cells.items()})
+    return out

@@ -1,0 +1,132 @@
+"""Measured runs as evidence for a fit: which rows count, in which group they stand, and how much they weigh."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...hardware_profiles.errors import InvalidProblemError, did_you_mean
+from .backtest import BacktestResult, RowResult
+from .pricing import PricedRows
+from .runs import row_sha256
+from .scores import is_duplicate, is_inconsistent, measured
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+#: Sources that no fit sees unless a person asks for it: tests/published scores their printed step times.
+NEVER_FITTED = ("paper-2205.05198",)
+
+
+@dataclass(slots=True)
+class CalibrationData:
+    """Priced rows as arrays, one entry per row of ``priced.rows``.
+
+    Attributes:
+        usable: rows that may be fitted; weight: square root of how many rows each counts for.
+        group: source x model x GPU type x scale; family: kind of kernels that the era runs (``family_of``).
+    """
+
+    priced: PricedRows
+    results: list[RowResult]
+    measured_step_s: Floats
+    usable: Mask
+    era: NDArray[Any]
+    family: NDArray[Any]
+    group: NDArray[Any]
+    source: NDArray[Any]
+    weight: Floats
+
+    def hashes(self, rows: Mask) -> list[str]:
+        """Sorted hashes of some rows."""
+        return sorted({row_sha256(self.results[i].run.cells) for i in np.flatnonzero(rows)})
+
+
+def rows_digest(hashes: Sequence[str]) -> str:
+    """One hash over the sorted row hashes."""
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+
+
+def group_name(row: RowResult) -> str:
+    """Fold of a row: source x model x GPU type x scale (GPU count)."""
+    p = row.problem
+    if p is None:
+        return row.run.source
+    shape = f"{p.model.n_layers}x{p.model.hidden}"
+    return f"{row.run.source}|{p.model.family}-{shape}|{p.cluster.gpu.name}|{p.n_gpus}"
+
+
+def family_of(row: RowResult) -> str:
+    """Eras that run the same kind of kernels: eager ones, or fused ones with or without flash attention."""
+    software = row.problem.era.software if row.problem is not None else None
+    if software is None or not software.fused_elementwise:
+        return "eager blocks"
+    if software.launch_blocking:
+        return "blocking launches"
+    return "unfused attention" if software.attention == "unfused" else "fused blocks"
+
+
+def calibration_data(result: BacktestResult, leave_out: Sequence[str] = ()) -> CalibrationData:
+    """Collect what a fit needs from a backtest (priced once; every evaluation only changes coefficients).
+
+    Args:
+        leave_out: sources that no fit may see.
+
+    Raises:
+        InvalidProblemError: nothing was priced, or a source to leave out is not in the tables.
+    """
+    if result.priced is None:
+        raise InvalidProblemError("calibration needs a backtest that priced its rows.")
+    by_problem = {id(r.problem): r for r in result.rows if r.problem is not None}
+    rows = [by_problem.get(id(p)) or RowResult(p.run, "skipped", problem=p) for p in result.priced.rows]
+    step = np.array([_step_s(row) for row in rows])
+    sources = np.array([row.run.source for row in rows], dtype=object)
+    usable = np.isfinite(step) & np.array([_is_evidence(row) for row in rows], dtype=bool)
+    usable &= ~np.isin(sources, list(leave_out))
+    groups = np.array([group_name(row) for row in rows], dtype=object)
+    weight = np.zeros(len(rows))
+    for name in set(groups[usable]):
+        mine = usable & (groups == name)
+        weight[mine] = mine.sum() ** -0.25  # a group of n rows counts as sqrt(n)
+    searched = np.array([bool({"layout", "recompute"} & set(p.assumed)) for p in result.priced.rows], dtype=bool)
+    return CalibrationData(
+        priced=result.priced,
+        results=rows,
+        measured_step_s=step,
+        usable=usable,
+        era=np.array([p.software.name for p in result.priced.rows], dtype=object),
+        family=np.array([family_of(row) for row in rows], dtype=object),
+        group=groups,
+        source=sources,
+        weight=np.where(searched, 0.5 * weight, weight),
+    )
+
+
+def check_sources(result: BacktestResult, names: Sequence[str]) -> None:
+    """Sources named by a person must be in the tables.
+
+    Raises:
+        InvalidProblemError: one is not.
+    """
+    known = sorted({row.run.source for row in result.rows})
+    for name in names:
+        if name not in known:
+            raise InvalidProblemError(f"--leave-out: no source {name!r} in these tables.{did_you_mean(name, known)}")
+
+
+def _step_s(row: RowResult) -> float:
+    p, tps = row.problem, measured(row, "tps_gpu_effective")
+    return p.workload.global_batch * p.workload.seq_len / tps / p.n_gpus if p is not None else math.nan
+
+
+def _is_evidence(row: RowResult) -> bool:
+    """Priced, not contradictory, not another method, not on a machine that had to be guessed."""
+    p = row.problem
+    if row.status == "skipped" or p is None or is_duplicate(row) or is_inconsistent(row):
+        return False
+    return not {"method", "hardware"} & set(p.assumed) and row.run.text("outcome") in ("", "ok")
