@@ -40,10 +40,13 @@ def backtest(
     with progress("predicting runs"):
         result = predict(files)
     if held_out is not None:
+        from ..planner.validate.calibrate import calibrate
+        from ..planner.validate.evidence import NEVER_FITTED
         from ..planner.validate.held_out import predict_held_out
 
         with progress(f"refitting without each {held_out.value}") as report:
-            result = predict_held_out(result, held_out.value, report=report)
+            fits = calibrate(result, leave_out=NEVER_FITTED, report=report)
+            result = predict_held_out(result, fits, held_out.value)
     if rows is not None:
         write_text(rows, rows_csv(result), force=force, flag="--rows")
         note(f"wrote {rows}")

@@ -27,6 +27,10 @@ def calibrate(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Start from physical defaults, as the shipped profiles are made.")
     ] = False,
+    borrow: Annotated[
+        bool,
+        typer.Option("--borrow", help="With --from-scratch: releases with too few runs take the fit to all runs."),
+    ] = False,
     as_json: o.JsonOpt = False,
     force: o.ForceOpt = False,
 ) -> None:
@@ -51,6 +55,7 @@ def calibrate(
             eras=wanted or None,
             leave_out=NEVER_FITTED if leave_out is None else leave_out,
             from_scratch=from_scratch,
+            borrow=borrow,
             report=report,
         )
     if not found.calibration.fits:

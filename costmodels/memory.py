@@ -152,7 +152,7 @@ class _Grouped:
         self.inverse: Any = None
         if isinstance(c, CandidateTable) and len(c) >= 256:
             first, self.inverse = c.groups(names)
-            c = c.take(first)
+            c = c._pick(first, names)
         self.value: Any = cost(c)
 
     def full(self, value: Any) -> Any:
@@ -304,7 +304,7 @@ def _model_states(
     weights = weight_bytes * sharded(3)
     if workload.fp8_params:  # the linear layers' weights only
         weights = sharded(3) + np.where(c.zero_stage >= 3, vocab / dense_shard, vocab)
-    state_bytes = OPTIMIZER_BYTES[workload.optimizer]
+    state_bytes: Any = OPTIMIZER_BYTES[workload.optimizer]
     main_bytes = 0.0 if workload.optimizer == "adam_pure_bf16" else 4.0
     if weight_bytes == 4.0:  # fp32 weights are their own main copy
         state_bytes -= main_bytes

@@ -25,6 +25,8 @@ from accuracy_plots import scatter_plot, spread_plot  # noqa: E402
 
 from meshwright.costmodels.interval import is_borrowed  # noqa: E402
 from meshwright.planner.validate.backtest import BacktestResult, RowResult, backtest  # noqa: E402
+from meshwright.planner.validate.calibrate import calibrate  # noqa: E402
+from meshwright.planner.validate.evidence import NEVER_FITTED  # noqa: E402
 from meshwright.planner.validate.held_out import predict_held_out  # noqa: E402
 from meshwright.planner.validate.memory_counting import counting_of  # noqa: E402
 from meshwright.planner.validate.report import MEMORY_COLUMNS, markdown_table  # noqa: E402
@@ -317,7 +319,8 @@ def main() -> None:
     sections = {"data": data, "shipped": shipped_section(result), "memory": memory_section(result)}
     IMAGES.mkdir(exist_ok=True)
     if asked.held_out:
-        group, source = predict_held_out(result, "group"), predict_held_out(result, "source")
+        fits = calibrate(result, leave_out=NEVER_FITTED)
+        group, source = (predict_held_out(result, fits, by) for by in ("group", "source"))
         sections |= {
             "held_out": held_out_section(group, source),
             "aims": aims_section(group, source),

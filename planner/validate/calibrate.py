@@ -5,9 +5,9 @@ Robust (soft-L1) least squares on log(predicted / measured step time); coefficie
 GPU type x scale) share a weight, so that no table drowns the others; rows whose layout or recompute had to be searched
 for weigh half.
 
-Three levels hold few rows in place: one fit to all rows is pulled to the physical defaults, the fit of each family of
-kernels to that, the fit of each era to its family's. An era without rows of its own takes its family's coefficients,
-never those of a source or a model.
+Two levels hold few rows in place: one fit to all rows is pulled to the physical defaults, and the fit of each era to
+that. (A level of families between them, by framework or by kind of kernels, predicted left-out sources no better.) An
+era with too few rows of its own keeps the physical defaults, or takes the fit to all rows where that is asked for.
 
 The cost model is linearised (log step time by coefficients) on the way to each optimum; leaving rows out then needs no
 further call of it, so that every group can be a fold of its own (``held_out.py``).
@@ -27,9 +27,9 @@ from .evidence import CalibrationData, Floats, Mask, calibration_data
 from .row_model import Linear, Prior, RowModel
 
 #: Weight of the physical defaults, and of the level above (see ``Prior.rows``).
-PRIOR_ROWS = 2.0
-PARENT_ROWS = 2.0
-#: an era with fewer usable rows takes its family's coefficients.
+PRIOR_ROWS = 8.0
+PARENT_ROWS = 4.0
+#: an era with fewer usable rows has no fit of its own.
 MIN_ROWS = 4
 #: shares of the bounds at which a coefficient is tried that has no slope at its start (a floor that does not bind).
 _SCAN = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -47,7 +47,12 @@ Report = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Level:
-    """A fit to all rows, to a family or to an era, and the level above it."""
+    """A fit to all rows or to an era, and the level above it.
+
+    Attributes:
+        fixed: what the prior is where no level is above.
+        borrow: where too few rows are kept, the level above stands in; otherwise the defaults do.
+    """
 
     name: str
     model: RowModel
@@ -55,6 +60,7 @@ class Level:
     linear: Linear
     above: Level | None = None
     fixed: Mapping[str, float] | None = None
+    borrow: bool = False
 
     def prior(self, above: Mapping[str, float]) -> Prior:
         """Pulled to what the level above found; its first value where nothing is above."""
@@ -71,7 +77,7 @@ class EraFit:
     """Fit of one era.
 
     Attributes:
-        coefficients: by name, of the rows' own fit or of the family's (``own`` is false).
+        coefficients: by name, of the era's own rows or of all rows (``own`` is false).
         level: what the coefficients come from, for refits without some rows.
         error_in: mean absolute relative error of step time on the rows fitted.
         at_bound: coefficients that the rows would push out of their physical bounds.
@@ -151,21 +157,23 @@ def calibrate(
     names: Sequence[str] = TIME_COEFFICIENTS,
     *,
     leave_out: Sequence[str] = (),
+    borrow: bool = False,
     from_shipped: bool = False,
     report: Report = lambda done, total: None,
 ) -> Calibration:
-    """Fit every era that has enough usable rows; the others that occur take their family's coefficients.
+    """Fit every era that has enough usable rows.
 
     Args:
-        eras: fit only these; all rows still carry the levels above.
+        eras: fit only these; all rows still carry the level above.
         names: coefficients to fit; those that move no row stay out.
         leave_out: sources that no fit may see.
-        from_shipped: pull each era to the coefficients that its profile holds, without the levels above: for a
-            few runs of one's own.
+        borrow: eras with too few rows take the fit to all rows.
+        from_shipped: pull each era to the coefficients that its profile holds, without the level above: for a few
+            runs of one's own.
         report: called with levels done and their number.
     """
     data = calibration_data(result, leave_out)
-    return fit_all(data, eras, names, from_shipped=from_shipped, report=report)
+    return fit_all(data, eras, names, borrow=borrow, from_shipped=from_shipped, report=report)
 
 
 def fit_all(
@@ -173,6 +181,7 @@ def fit_all(
     eras: Sequence[str] | None = None,
     names: Sequence[str] = TIME_COEFFICIENTS,
     *,
+    borrow: bool = False,
     from_shipped: bool = False,
     report: Report = lambda done, total: None,
 ) -> Calibration:
@@ -181,30 +190,24 @@ def fit_all(
         return Calibration(data, [])
     moving = moving_coefficients(data, names)
     wanted = sorted(set(data.era)) if eras is None else [era for era in eras if (data.era == era).any()]
-    family_of_era = {era: str(data.family[data.era == era][0]) for era in wanted}
-    families = [] if from_shipped else sorted(set(family_of_era.values()))
-    total = len(families) + len(wanted) + (not from_shipped)
-    done = 0
+    total = len(wanted) + (not from_shipped)
 
     def level(name: str, rows: Mask, above: Level | Mapping[str, float]) -> Level:
-        nonlocal done
         found = fit_level(data, name, rows, [n for n in names if (moving[n] & rows).any()], above)
-        done += 1
-        report(done, total)
+        found.borrow = borrow
         return found
 
-    of_family: dict[str, Level] = {}
-    if not from_shipped:
-        common = level("all", data.usable, {})
-        of_family = {f: level(f, data.usable & (data.family == f), common) for f in families}
+    common = None if from_shipped else level("all", data.usable, {})
     fits = []
-    for era in wanted:
+    for done, era in enumerate(wanted):
+        report(done + (not from_shipped), total)
         mine = data.usable & (data.era == era)
-        above = _shipped(era) if from_shipped else of_family[family_of_era[era]]
+        above = _shipped(era) if common is None else common
         if mine.sum() >= MIN_ROWS:
             fits.append(_era_fit(data, era, mine, level(era, mine, above), own=True))
-        elif isinstance(above, Level):
-            fits.append(_era_fit(data, era, mine, above, own=False))
+        elif borrow and common is not None:
+            fits.append(_era_fit(data, era, mine, common, own=False))
+    report(total, total)
     return Calibration(data, fits)
 
 

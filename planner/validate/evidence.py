@@ -29,7 +29,7 @@ class CalibrationData:
 
     Attributes:
         usable: rows that may be fitted; weight: square root of how many rows each counts for.
-        group: source x model x GPU type x scale; family: kind of kernels that the era runs (``family_of``).
+        group: source x model x GPU type x scale.
     """
 
     priced: PricedRows
@@ -37,7 +37,6 @@ class CalibrationData:
     measured_step_s: Floats
     usable: Mask
     era: NDArray[Any]
-    family: NDArray[Any]
     group: NDArray[Any]
     source: NDArray[Any]
     weight: Floats
@@ -59,16 +58,6 @@ def group_name(row: RowResult) -> str:
         return row.run.source
     shape = f"{p.model.n_layers}x{p.model.hidden}"
     return f"{row.run.source}|{p.model.family}-{shape}|{p.cluster.gpu.name}|{p.n_gpus}"
-
-
-def family_of(row: RowResult) -> str:
-    """Eras that run the same kind of kernels: eager ones, or fused ones with or without flash attention."""
-    software = row.problem.era.software if row.problem is not None else None
-    if software is None or not software.fused_elementwise:
-        return "eager blocks"
-    if software.launch_blocking:
-        return "blocking launches"
-    return "unfused attention" if software.attention == "unfused" else "fused blocks"
 
 
 def calibration_data(result: BacktestResult, leave_out: Sequence[str] = ()) -> CalibrationData:
@@ -100,7 +89,6 @@ def calibration_data(result: BacktestResult, leave_out: Sequence[str] = ()) -> C
         measured_step_s=step,
         usable=usable,
         era=np.array([p.software.name for p in result.priced.rows], dtype=object),
-        family=np.array([family_of(row) for row in rows], dtype=object),
         group=groups,
         source=sources,
         weight=np.where(searched, 0.5 * weight, weight),

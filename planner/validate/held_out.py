@@ -1,7 +1,7 @@
 """Predictions of runs by coefficients that never saw them: leave one group, or one source, out.
 
-A group is source x model x GPU type x scale. For each fold all three levels of the fit (all rows, family, era) are
-fitted again on the other rows, on the cost model linearised at the full fit (and, for sources, once more at the new
+A group is source x model x GPU type x scale. For each fold both levels of the fit (all rows, era) are fitted
+again on the other rows, on the cost model linearised at the full fit (and, for sources, once more at the new
 point); the left-out rows are then priced by the real cost model. Which candidate fills an unstated cell is not chosen
 again.
 """
@@ -16,8 +16,8 @@ import numpy as np
 
 from ...costmodels.software import COEFFICIENTS
 from .backtest import BacktestResult, RowResult
-from .calibrate import MIN_ROWS, TIME_COEFFICIENTS, Calibration, Level, Report, calibrate
-from .evidence import NEVER_FITTED, CalibrationData, Floats, Mask
+from .calibrate import MIN_ROWS, TIME_COEFFICIENTS, Calibration, Level
+from .evidence import CalibrationData, Floats, Mask
 from .spread import crossed_half_widths
 
 
@@ -28,15 +28,8 @@ def fold_masks(data: CalibrationData, era: str, by: str) -> list[Mask]:
     return [mine & (keys == key) for key in dict.fromkeys(keys[mine])]
 
 
-def predict_held_out(
-    result: BacktestResult,
-    by: str,
-    *,
-    report: Report = lambda done, total: None,
-    leave_out: Sequence[str] = NEVER_FITTED,
-) -> BacktestResult:
+def predict_held_out(result: BacktestResult, calibration: Calibration, by: str) -> BacktestResult:
     """The backtest with every row predicted, and its interval found, without its fold."""
-    calibration = calibrate(result, leave_out=leave_out, report=report)
     steps = held_out_steps(calibration, by)
     return with_steps(result, calibration.data, steps, crossed_half_widths(calibration.data, steps, by))
 
@@ -66,13 +59,14 @@ def held_out_steps(calibration: Calibration, by: str) -> Floats:
 def without(level: Level, fold: Mask, *, relinearise: bool) -> dict[str, float]:
     """Coefficients of a level, and of those above it, fitted on the rows outside the fold.
 
-    A level that keeps fewer than ``MIN_ROWS`` rows leaves its coefficients to the one above.
+    An era that keeps fewer than ``MIN_ROWS`` rows takes what it would be shipped with: the physical defaults, or the
+    level above where eras borrow.
     """
     above = level.above
     up = dict(level.fixed or {}) if above is None else without(above, fold, relinearise=False)
     keep = ~fold[level.model.rows]
     if int(keep.sum()) < MIN_ROWS:
-        return up
+        return up if above is None or level.borrow else {}
     prior = level.prior(up)
     u = level.model.solve(level.linear, prior, keep, reach=0.5)
     if relinearise:

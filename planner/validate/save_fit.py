@@ -67,6 +67,7 @@ def calibrate_tables(
     eras: Sequence[str] | None = None,
     leave_out: Sequence[str] = NEVER_FITTED,
     from_scratch: bool = True,
+    borrow: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibrated:
     """Fit every era on some tables of measured runs, leave groups and sources out, and find the intervals.
@@ -74,6 +75,7 @@ def calibrate_tables(
     Args:
         from_scratch: start from physical defaults, in the choice of unstated cells too, so that the result depends on
             the tables alone; otherwise the shipped coefficients are the prior (a few runs of one's own).
+        borrow: releases with too few runs take the fit to all runs instead of the physical defaults.
 
     Raises:
         InvalidProblemError: no table, an unknown source or era.
@@ -82,7 +84,8 @@ def calibrate_tables(
         load_era(era)
     result = backtest(paths, estimator=_never_fitted if from_scratch else estimate)
     check_sources(result, [name for name in leave_out if name not in NEVER_FITTED])
-    calibration = fit_all(calibration_data(result, leave_out), eras, from_shipped=not from_scratch, report=report)
+    data = calibration_data(result, leave_out)
+    calibration = fit_all(data, eras, borrow=borrow, from_shipped=not from_scratch, report=report)
     return calibrated(calibration, from_scratch=from_scratch)
 
 
@@ -129,7 +132,7 @@ def _save_era(found: Calibrated, fit: EraFit, folder: Path | None) -> Path:
     mine = data.usable & (data.era == fit.era)
     hashes = data.hashes(mine)
     sources = ", ".join(sorted(set(data.source[mine])))
-    own = f"measured runs: {sources}" if fit.own else f"eras of its kind ({fit.level.name}); too few runs of its own"
+    own = f"measured runs: {sources}" if fit.own else "runs of all releases; too few of its own"
     facts: dict[str, Any] = {"source": own, "n_rows": fit.n_rows, "n_groups": fit.n_groups}
     if fit.own:
         facts |= {

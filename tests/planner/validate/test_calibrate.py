@@ -140,14 +140,24 @@ def test_held_out_error_and_rescaled_rows(result: Any) -> None:
     assert ratio == pytest.approx(result.rows[0].high / result.rows[0].tokens_per_s_per_gpu)
 
 
-def test_few_rows_stay_near_the_physical_defaults(result: Any) -> None:
+def test_too_few_rows_keep_the_defaults_or_borrow_from_all(result: Any) -> None:
     data = calibration_data(result)
     data.usable[3:] = False
-    (fit,) = fit_all(data, names=NAMES).fits
+    assert fit_all(data, names=NAMES).fits == []
+    (fit,) = fit_all(data, names=NAMES, borrow=True).fits
     assert not fit.own and fit.n_rows == 3
     for name, value in fit.coefficients.items():
         default, low, high, _ = COEFFICIENTS[name]
         assert abs(value - default) < 0.4 * (high - low), "three rows may not move a coefficient far"
+
+
+def test_the_prior_holds_four_rows_near_the_defaults(result: Any) -> None:
+    data = calibration_data(result)
+    data.usable[4:] = False
+    (few,) = fit_all(data, names=NAMES).fits
+    (many,) = fit_all(calibration_data(result), names=NAMES).fits
+    off = {name: abs(few.coefficients[name] - COEFFICIENTS[name][0]) for name in few.coefficients}
+    assert off["comm_derate"] < abs(many.coefficients["comm_derate"] - COEFFICIENTS["comm_derate"][0])
 
 
 def test_own_runs_move_the_shipped_coefficients(result: Any) -> None:
@@ -205,7 +215,7 @@ def test_the_real_cost_model_is_recovered_from_its_own_runs(write_table: Any, tm
     (fit,) = found.calibration.fits
     assert fit.error_in < 0.02
     assert fit.coefficients["gemm_derate"] == pytest.approx(true["gemm_derate"], rel=0.08)
-    assert fit.coefficients["comm_derate"] == pytest.approx(true["comm_derate"], rel=0.15)
+    assert fit.coefficients["comm_derate"] < 0.75, "the prior of thirty rows may not keep it nearer to 0.9 than to 0.6"
     era = read_era(save_fits(found, tmp_path)[0])
     assert era.software.coefficient("gemm_derate") == fit.coefficients["gemm_derate"]
     for name, value in era.software.coefficients.items():
