@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def shipped_section(result: BacktestResult) -> str:
     header = ["tokens/s per GPU", "rows", "predicted", "scored", "seen", "MAPE", "median", "p90", "bias", "in 90%"]
     rows = []
     for name, s in table.sets.items():
-        if not s.scored:
+        if not s.scored or (name == "all, unseen" and s.scored == table.sets["all pre-training"].scored):
             continue
         mine = [r for r in result.predicted if set_name(r) == name and not is_duplicate(r)]
         seen = "-" if name.startswith("all") else percent(sum(r.seen for r in mine) / max(len(mine), 1), 0)
@@ -161,7 +162,7 @@ def shipped_section(result: BacktestResult) -> str:
             [name, str(s.rows), str(s.predicted), str(s.scored), seen, percent(s.mape), percent(s.median),
              percent(s.p90), bias, percent(s.interval_coverage, 0)]
         )  # fmt: skip
-    skipped = [f"- {count} rows: {reason}" for reason, count in sorted(table.skipped.items(), key=lambda i: -i[1])[:8]]
+    skipped = [f"- {count} rows: {reason}" for reason, count in sorted(table.skipped.items(), key=lambda i: -i[1])[:4]]
     left = sum(table.skipped.values())
     listing = (
         f"\nNot predicted: {left} rows, and {table.duplicates} duplicate listings not scored. Commonest reasons:\n\n"
@@ -179,11 +180,12 @@ def _outcomes(result: BacktestResult) -> str:
     whole = score(plain(result.rows))
     known = [r for r in result.rows if math.isfinite(measured(r, "peak_memory_gb"))]
     uncounted = sum(not counting_of(r.run).known for r in known)
-    return (
+    skipped = f" {uncounted} of {len(known)} rows do not say how their peak was counted and are not scored."
+    text = (
         f"Of {whole.oom_rows} runs that ran out of memory {percent(whole.oom_recall, 0)}% are called infeasible; of "
-        f"the runs that went through {percent(whole.false_alarms)}% are (false alarms). {uncounted} of {len(known)} "
-        "rows with a peak do not say how it was counted and are not scored.\n"
+        f"the runs that went through {percent(whole.false_alarms)}% are (false alarms)."
     )
+    return textwrap.fill(text + (skipped if uncounted else ""), 118) + "\n"
 
 
 def held_out_section(group: BacktestResult, source: BacktestResult) -> str:
@@ -273,7 +275,7 @@ def regime_section(group: BacktestResult, least: int = 5) -> str:
     rows = [
         [", ".join(key), str(len(v)), percent(float(np.mean(np.abs(v)))), f"{100 * np.median(v):+.1f}",
          percent(float(np.quantile(np.abs(v), 0.9)))]
-        for key, v in ranked[:14]
+        for key, v in ranked[:12]
     ]  # fmt: skip
     return lines_of(["GPU, model, GPUs, assumed", "rows", "MAPE", "bias", "p90"], rows)
 
@@ -283,12 +285,13 @@ def sentence(group: BacktestResult, source: BacktestResult) -> str:
     a, b = (score([r for r in plain(x.rows) if is_stated(r)]) for x in (group, source))
     moe = score([r for r in plain(group.rows) if not is_dense(r)])
     whole = score(plain(group.rows))
-    return (
+    text = (
         f"On {a.scored} published dense runs that state their layout the mean error of tokens/s is {percent(a.mape)}% "
-        f"(median {percent(a.median)}%) when the run's group is left out of the fit, and {percent(b.mape)}% (median\n"
+        f"(median {percent(a.median)}%) when the run's group is left out of the fit, and {percent(b.mape)}% (median "
         f"{percent(b.median)}%) when its whole source is; on {moe.scored} sparse runs it is {percent(moe.mape)}%. "
-        f"{percent(whole.interval_coverage, 0)}% of all {whole.scored} left-out runs lie inside their 90% interval.\n"
+        f"{percent(whole.interval_coverage, 0)}% of all {whole.scored} left-out runs lie inside their 90% interval."
     )
+    return textwrap.fill(text, 118) + "\n"
 
 
 # -- page ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ...costmodels.candidates import CandidateTable
 from ...costmodels.memory import memory_breakdown
 from ...costmodels.model_spec import ModelSpec
 from ...costmodels.parallel import ParallelConfig
-from ...costmodels.software import Software
+from ...costmodels.software import MEMORY_COEFFICIENTS, Software
 from ...costmodels.training import estimate
 from ...costmodels.workload import Workload
 from ...hardware_profiles.errors import MeshwrightError
@@ -113,7 +113,7 @@ class PricedRows:
         """Step seconds of the wanted rows under several sets of coefficients.
 
         Args:
-            names: coefficients; values: one row for each set, one column for each name.
+            names: coefficients, others take their defaults; values: one row for each set, one column for each name.
 
         Returns:
             One row for each set, one column for each row of ``rows`` (``nan`` where not wanted).
@@ -137,14 +137,18 @@ def _step_s(group: Group, table: CandidateTable, workload: Workload, software: S
 
 
 def _stacked(group: Group, names: Sequence[str], values: Floats) -> Floats:
-    """Step seconds of a group's rows under each set of coefficients, shape ``(len(values), rows)``."""
+    """Step seconds of a group's rows under each set of coefficients, shape ``(len(values), rows)``.
+
+    What moves step time and is not named takes its default: no shipped coefficient may leak into a fit.
+    """
     n = len(group.rows)
+    kept = {k: v for k, v in group.software.coefficients.items() if k in MEMORY_COEFFICIENTS}
     if len(values) == 1:
         own: dict[str, Any] = dict(zip(names, values[0].tolist(), strict=True))
-        software = replace(group.software, coefficients={**group.software.coefficients, **own})
+        software = replace(group.software, coefficients={**kept, **own})
         return _array(_step_s(group, group.table, group.workload, software), n).reshape(1, n)
     own = {name: np.repeat(values[:, k], n) for k, name in enumerate(names)}
-    software = replace(group.software, coefficients={**group.software.coefficients, **own})
+    software = replace(group.software, coefficients={**kept, **own})
     index = np.tile(np.arange(n), len(values))
     workload = replace(group.workload, global_batch=_array(group.workload.global_batch, n)[index])
     return _array(_step_s(group, group.table.take(index), workload, software), len(index)).reshape(len(values), n)
