@@ -187,5 +187,4 @@ def kernels_per_layer(model: ModelSpec, workload: Workload, software: Software, 
         n = n + 10
     if workload.task == "lora":
         n = n + (8 if workload.lora_targets == "attention" else 16)
-    # enqueuing a collective costs about as much as three launches (stream events, NCCL's host side)
-    return n + np.where(c.tp > 1, np.where(c.sequence_parallel == 1, 12, 6), 0) + np.where(c.cp > 1, 3 * c.cp, 0)
+    return n + np.where(c.tp > 1, np.where(c.sequence_parallel == 1, 4, 2), 0) + np.where(c.cp > 1, c.cp, 0)

@@ -64,7 +64,7 @@ class Software:
 #: name -> (default, lower bound, upper bound, meaning). The bounds are what hardware and software can do;
 #: a fit may not leave them.
 COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
-    "launch_s": (6e-6, 1e-6, 40e-6, "host time to launch one kernel, framework included"),
+    "launch_s": (6e-6, 1e-6, 60e-6, "host time to launch one kernel, framework included"),
     "layer_s": (
         100e-6,
         0.0,
@@ -95,7 +95,7 @@ COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
     "microbatch_s": (1.0e-3, 0.0, 20e-3, "host time of one micro-batch that nothing hides (schedule, loss, syncs)"),
     "step_s": (15e-3, 0.0, 300e-3, "host time of one step (data, grad norm, logging, scheduler)"),
     "optimizer_passes": (1.3, 1.0, 4.0, "HBM passes over the optimizer state, gradients and weights per step"),
-    "jitter_per_doubling": (0.004, 0.0, 0.03, "slow-down for every doubling of nodes beyond one"),
+    "jitter_per_doubling": (0.004, 0.0, 0.015, "slow-down for every doubling of nodes beyond one"),
     "allocator_slack": (0.02, 0.0, 0.20, "reserved but unused share of activation and gather memory"),
     "cpu_adam_params_per_s": (1.0e9, 0.2e9, 5e9, "parameters that host Adam updates per second and GPU"),
     "context_bytes": (1.6e9, 0.3e9, 6e9, "CUDA context, loaded kernels and library workspaces of one process"),
