@@ -128,6 +128,7 @@ def _curve_to_dict(curve: Curve) -> dict[str, Any]:
             "mape": fit.mape,
             "rows_sha256": fit.rows_sha256,
             "borrowed_from": fit.borrowed_from,
+            "half_width": fit.half_width,
         },
     }
 
@@ -135,7 +136,7 @@ def _curve_to_dict(curve: Curve) -> dict[str, Any]:
 def _curve_from_dict(section: Section) -> Curve:
     section.check_keys(("coefficients", "provenance", "fit"))
     numbers, fit = section.section("coefficients"), section.section("fit")
-    fit.check_keys(("source", "n_rows", "mape", "rows_sha256", "borrowed_from"))
+    fit.check_keys(("source", "n_rows", "mape", "rows_sha256", "borrowed_from"), ("half_width",))
     word = section.text("provenance")
     if word not in set(Provenance):
         raise section.error("provenance", f"is {word!r}, expected one of {', '.join(Provenance)}")
@@ -148,6 +149,7 @@ def _curve_from_dict(section: Section) -> Curve:
             mape=fit.figure("mape", zero_allowed=True),
             rows_sha256=fit.text("rows_sha256"),
             borrowed_from=fit.text("borrowed_from"),
+            half_width=fit.figure("half_width", 0.0, zero_allowed=True),
         ),
     )
 
