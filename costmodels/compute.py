@@ -94,10 +94,10 @@ def attention_time_s(
     """Seconds of the attention core (scores, softmax, dropout, weighted sum) of one layer, one direction.
 
     ``triton``, ``flash1``, ``flash2``, ``flash3``, ``cudnn``: a block handles 128 queries of one head; its work is the
-    number of keys that it visits plus ``key_prologue``. Time is the work of all blocks over ``sm_count`` plus ``tail`` of the
-    longest block (list scheduling), at ``efficiency * (head_dim/128)**head_power`` of the peak, joined with the bytes
-    of q, k, v, o, plus a floor. Causal masks halve the work, a window caps the keys. Backward counts 2.5 times the
-    FLOPs of forward (it recomputes the scores: Dao, arXiv 2307.08691, section 3.1.2) at its own efficiency.
+    number of keys that it visits plus ``key_prologue``. Time is the work of all blocks over ``sm_count`` plus
+    ``tail`` of the longest block (list scheduling), at ``efficiency * (head_dim/128)**head_power`` of the peak, joined
+    with the bytes of q, k, v, o, plus a floor. Causal masks halve the work, a window caps the keys. Backward counts 2.5
+    times the FLOPs of forward (it recomputes the scores: Dao, arXiv 2307.08691, section 3.1.2) at its own efficiency.
 
     ``unfused``: two batched GEMMs (four in backward) over all scores, causal or not, at ``gemm_efficiency_fwd``
     (``_bwd``) ``* d/(d+64)`` of the peak (short inner dimension) or at the speed of writing and reading 2 bytes per
