@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..costmodels.load_model import load_model
-from ..costmodels.load_software import default_software, for_gpu, load_era
+from ..costmodels.load_software import default_software, load_era, on_gpu
 from ..costmodels.model_spec import ModelSpec
 from ..costmodels.parallel import ParallelConfig
 from ..costmodels.software import Software
@@ -185,7 +185,7 @@ def _memory(text: str | None, gpu: Gpu) -> float:
 def _software(framework: str, name: str | None, gpu: Gpu) -> Software:
     if name is None:
         return default_software(framework, gpu)
-    software = for_gpu(load_era(name), gpu.architecture)
+    software = on_gpu(load_era(name), gpu)
     same = {software.framework}
     if software.framework in ("torchtitan", "pytorch"):  # both run PyTorch's own FSDP2 and tensor parallelism
         same |= {"torchtitan", "pytorch"}

@@ -19,6 +19,7 @@ import yaml
 
 from ..hardware_profiles.errors import InvalidProblemError, did_you_mean
 from ..hardware_profiles.types import Fit, Gpu, Provenance
+from .compute import attention_kernel
 from .parallel import CONFIG_FIELDS
 from .residuals import RESIDUALS_PATH
 from .software import COEFFICIENTS, DISPATCHERS, GRAPHED, Software
@@ -242,6 +243,14 @@ def for_gpu(era: Era, architecture: str) -> Software:
     return era.software if kernel == era.software.attention else _with(era.software, attention=kernel)
 
 
+def on_gpu(era: Era, gpu: Gpu) -> Software:
+    """The era's software on a device: its attention kernel for the generation, or the next one that the device has
+    (V100 runs unfused attention, AMD devices FlashAttention-2)."""
+    software = for_gpu(era, gpu.architecture)
+    kernel = attention_kernel(gpu, software.attention)
+    return software if kernel == software.attention else _with(software, attention=kernel)
+
+
 def _with(software: Software, **changes: Any) -> Software:
     return software_from_dict({**software_to_dict(software), **changes})
 
@@ -265,7 +274,8 @@ def default_software(framework: str, gpu: Gpu) -> Software:
     """
     if framework not in _CURRENT:
         raise InvalidProblemError(f"unknown framework {framework!r}.{did_you_mean(framework, _CURRENT)}")
-    return for_gpu(load_era(_CURRENT[framework]), gpu.architecture)
+    amd = gpu.vendor == "amd" and framework in ("megatron-lm", "any")
+    return on_gpu(load_era("rocm-megatron-2025" if amd else _CURRENT[framework]), gpu)
 
 
 def software_for_run(

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...costmodels.compute import attention_kernel
 from ...costmodels.load_recipes import recipe_for
 from ...costmodels.load_software import Era, for_gpu, list_software, load_era, software_for_run
 from ...costmodels.model_dims import model_from_dims
@@ -199,6 +200,10 @@ def _software(run: Run, gpu: Gpu, facts: SourceFacts) -> tuple[Software, Era, st
     if changes.get("launch_blocking") and f"{era.software.name}-blocking" in list_software():
         era = load_era(f"{era.software.name}-blocking")  # ranks that wait for every kernel are an era of their own
         software = for_gpu(era, gpu.architecture)
+    kernel = attention_kernel(gpu, software.attention)
+    if kernel != software.attention:
+        changes["attention"] = kernel
+        why = "; ".join(filter(None, (why, f"{gpu.name} has no {software.attention} attention, {kernel} is taken")))
     return (replace(software, **changes) if changes else software), era, why
 
 
