@@ -240,6 +240,10 @@ class ModelSpec:
         idle = self.moe.n_experts - self.moe.top_k
         return self.params() - self.n_moe_layers * idle * self.ffn_params(self.moe.ffn_hidden)
 
+    def rank_vocab(self, tp: Any, multiple: int) -> Any:
+        """Rows of the vocabulary on one rank: padded to ``multiple * tp``, or dealt out as it is (``multiple`` 1)."""
+        return self.padded_vocab(tp, multiple) // tp if multiple > 1 else self.vocab // tp
+
     def padded_vocab(self, tp: Any, multiple: int = 128) -> Any:
         """Vocabulary rounded up to ``multiple * tp`` as Megatron does; array-valued ``tp`` works too."""
         step = multiple * tp

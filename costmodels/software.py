@@ -33,6 +33,7 @@ class Software:
             experts inside the grouped GEMM kernels.
         graphed: modules of a layer whose launches are replayed as CUDA graphs: empty, ``router`` or
             ``attention+router``.
+        vocab_multiple: the vocabulary is padded to this many rows times tp (Megatron: 128; 1: not padded).
         coefficients: see ``COEFFICIENTS``; absent names take the default there.
         defaults: ``ParallelConfig`` fields that the release sets when the user says nothing.
     """
@@ -46,6 +47,7 @@ class Software:
     cuda_graphs: bool = False
     launch_blocking: bool = False
     tp_grad_overlap: bool = True
+    vocab_multiple: int = 128
     moe_dispatcher: str = "alltoall"
     moe_overlap: bool = False
     moe_fused_mlp: bool = False
@@ -70,6 +72,12 @@ COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
         0.0,
         1.5e-3,
         "host time of one layer and pass beyond its launches (modules, autograd, checkpoint and RNG state)",
+    ),
+    "host_coupling": (
+        0.1,
+        0.0,
+        0.2,
+        "share of the shorter of host and device time that tensor parallelism does not hide",
     ),
     "tp_host_skew": (
         0.08,

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..hardware_profiles.types import Cluster
 from .candidates import factored
-from .compute import gemm_time_s, memory_bound_time_s
+from .compute import alignment_rate, gemm_time_s, memory_bound_time_s
 from .layer import LayerTime, layer_time
 from .memory import SPLIT_FIELDS, layers_of
 from .model_spec import ModelSpec
@@ -125,7 +125,7 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     ep = stack("ep_forward_s") + stack("ep_backward_s") + stack("ep_recompute_s", share=redo)
     launches = stack("host_s") + stack("recompute_host_s", share=redo)
     device = forward + backward + recompute + tp + cp + ep
-    host = _host_wait(software, layers, launches, device, one, heads)
+    host = _host_wait(software, c, layers, launches, device, heads)
     return StageTime(forward, backward, recompute, host, tp, cp, ep)
 
 
@@ -140,20 +140,26 @@ def _recomputed_share(c: Any, layers: Stages) -> Stages:
     return layers.like(share(layers.first), share(layers.mid), share(layers.last), share(layers.mid_mean))
 
 
-def _host_wait(software: Software, layers: Stages, launches: Stages, device: Stages, one: Any, heads: float) -> Stages:
+def _host_wait(software: Software, c: Any, layers: Stages, launches: Stages, device: Stages, heads: float) -> Stages:
     """Time by which launching a stage's kernels exceeds running them, plus the host time of a micro-batch.
 
     The host runs ahead of the device, so a stage takes the longer of both (per micro-batch); with blocking launches
-    both add up. Embedding adds about twenty launches, head, loss and their gradients some forty.
+    both add up. Under tensor parallelism every collective couples the ranks: a device waits for the slowest host of
+    its group, and what was ahead is lost, so that a share ``host_coupling`` of the shorter time is not hidden.
+    Embedding adds about twenty launches, head, loss and their gradients some forty.
     """
     if software.cuda_graphs:
         zero = 0.0 * layers.first
         return layers.like(zero, zero, zero, zero)
     launch, base = software.coefficient("launch_s"), software.coefficient("microbatch_s")
 
+    coupled = np.where(c.tp > 1, software.coefficient("host_coupling"), 0.0)
+    one = c.pp == 1
+
     def wait(host: Any, busy: Any, extra: Any) -> Any:
         host = host + extra * launch
-        return (host if software.launch_blocking else np.maximum(host - busy, 0.0)) + base
+        ahead = np.maximum(host - busy, 0.0) + coupled * np.minimum(host, busy)
+        return (host if software.launch_blocking else ahead) + base
 
     head = 40.0 * heads
     return layers.like(
@@ -168,13 +174,14 @@ def _head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     """Final norm, LM head and loss: forward, backward, TP traffic (both ways).
 
     The head runs in 16 bits under FP8 recipes. The vocabulary-parallel cross entropy reads and writes the logits in
-    fp32 several times (about 16 bytes per logit forward, 10 backward; fused loss: 4 and 4).
+    fp32 several times (about 16 bytes per logit forward, 10 backward; fused loss: 4 and 4). A vocabulary that is
+    dealt out without padding leaves all three products misaligned.
     """
     gpu = cluster.gpu
     tokens = c.micro_batch_size * workload.seq_len / c.cp
-    vocab = model.padded_vocab(c.tp) / c.tp
+    vocab = model.rank_vocab(c.tp, software.vocab_multiple)
     kind = "bf16" if workload.gemm_type in ("fp8", "fp4") else workload.gemm_type
-    derate, light = software.coefficient("gemm_derate"), software.coefficient("memory_derate")
+    derate, light = software.coefficient("gemm_derate") * alignment_rate(vocab), software.coefficient("memory_derate")
     forward = gemm_time_s(gpu, kind, tokens, vocab, model.hidden) / derate
     backward = gemm_time_s(gpu, kind, tokens, model.hidden, vocab) / derate
     if workload.task != "lora":

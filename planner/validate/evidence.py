@@ -82,6 +82,9 @@ def calibration_data(result: BacktestResult, leave_out: Sequence[str] = ()) -> C
     for name in set(groups[usable]):
         mine = usable & (groups == name)
         weight[mine] = mine.sum() ** -0.25  # a group of n rows counts as sqrt(n)
+    for name in set(sources[usable]):
+        mine = usable & (sources == name)
+        weight[mine] *= len(set(groups[mine])) ** -0.25  # and g groups of one source as sqrt(g)
     searched = np.array([bool({"layout", "recompute"} & set(p.assumed)) for p in result.priced.rows], dtype=bool)
     return CalibrationData(
         priced=result.priced,

@@ -71,7 +71,7 @@ def group_key(row: RowProblem) -> tuple[object, ...]:
     cluster = (c.gpu.name, c.nodes, c.gpus_per_node, c.tiers)
     s = row.software
     sparse = (s.moe_dispatcher, s.moe_overlap, s.moe_fused_mlp, s.graphed)
-    software = (s.name, s.attention, s.launch_blocking, s.cuda_graphs, *sparse)
+    software = (s.name, s.attention, s.launch_blocking, s.cuda_graphs, s.vocab_multiple, *sparse)
     return (row.model, replace(row.workload, global_batch=0), cluster, software)
 
 

@@ -118,3 +118,28 @@ def test_unique_rows_inverts(rows: list[tuple[int, int, int]]) -> None:
     assert len(first) == len(set(rows))
     for col in cols:
         assert (col[first][inverse] == col).all()
+
+
+def test_a_vocabulary_dealt_out_unpadded_slows_the_head() -> None:
+    """50257 rows are odd on one rank and divisible by 8 on two (25128), as in VIA-Research/vTrain's runs."""
+    model = replace(load_model("gpt3-2.7b"), n_layers=2)
+    plain = replace(SOFTWARE, vocab_multiple=1)
+
+    def seconds(tp: int, software: Software) -> float:
+        c = ParallelConfig(tp=tp, dp=8 // tp, micro_batch_size=4)
+        return float(estimate(model, Workload(seq_len=1024, global_batch=64), c, cluster(1), software).step_s)
+
+    assert seconds(1, plain) > 1.3 * seconds(1, SOFTWARE)
+    assert seconds(2, plain) == pytest.approx(seconds(2, SOFTWARE), rel=0.02)
+
+
+def test_tensor_parallel_ranks_wait_for_each_other() -> None:
+    loose = replace(SOFTWARE, coefficients={"launch_s": 20e-6, "host_coupling": 0.0})
+    tight = replace(SOFTWARE, coefficients={"launch_s": 20e-6, "host_coupling": 0.5})
+    assert step(ParallelConfig(tp=8, dp=64), tight, seq=512) > step(ParallelConfig(tp=8, dp=64), loose, seq=512)
+    assert step(ParallelConfig(dp=512), tight, seq=512) == pytest.approx(step(ParallelConfig(dp=512), loose, seq=512))
+
+
+def test_backward_collectives_hide_behind_gradient_gemms() -> None:
+    c = ParallelConfig(tp=8, dp=64, sequence_parallel=1)
+    assert step(c, SOFTWARE) < step(c, replace(SOFTWARE, tp_grad_overlap=False))

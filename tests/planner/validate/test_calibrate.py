@@ -215,7 +215,7 @@ def test_the_real_cost_model_is_recovered_from_its_own_runs(write_table: Any, tm
     (fit,) = found.calibration.fits
     assert fit.error_in < 0.02
     assert fit.coefficients["gemm_derate"] == pytest.approx(true["gemm_derate"], rel=0.08)
-    assert fit.coefficients["comm_derate"] < 0.75, "the prior of thirty rows may not keep it nearer to 0.9 than to 0.6"
+    assert fit.coefficients["comm_derate"] < 0.75, "the prior of sixty rows may not keep it nearer to 0.9 than to 0.6"
     era = read_era(save_fits(found, tmp_path)[0])
     assert era.software.coefficient("gemm_derate") == fit.coefficients["gemm_derate"]
     for name, value in era.software.coefficients.items():
@@ -227,7 +227,7 @@ def layouts() -> list[dict[str, str]]:
     out = []
     for hidden in (1024, 4096, 8192):
         for tp, pp in ((1, 1), (2, 1), (8, 1), (4, 4), (1, 4)):
-            for micro in (1, 4):
+            for micro in (1, 4, 16, 64):  # the largest leaves the host no part in what TP costs
                 dp = 16 // (tp * pp)
                 cells = {"hidden": hidden, "ffn_hidden": 4 * hidden, "tp": tp, "pp": pp, "dp": dp, "micro_batch": micro}
                 cells["global_batch_sequences"] = 8 * micro * dp
