@@ -82,20 +82,31 @@ def calibration_data(result: BacktestResult, leave_out: Sequence[str] = ()) -> C
     for name in set(groups[usable]):
         mine = usable & (groups == name)
         weight[mine] = mine.sum() ** -0.25  # a group of n rows counts as sqrt(n)
-    for name in set(sources[usable]):
-        mine = usable & (sources == name)
-        weight[mine] *= len(set(groups[mine])) ** -0.25  # and g groups of one source as sqrt(g)
+    eras = np.array([p.software.name for p in result.priced.rows], dtype=object)
+    _balance_sources(weight, usable, eras, sources, groups)
     searched = np.array([bool({"layout", "recompute"} & set(p.assumed)) for p in result.priced.rows], dtype=bool)
     return CalibrationData(
         priced=result.priced,
         results=rows,
         measured_step_s=step,
         usable=usable,
-        era=np.array([p.software.name for p in result.priced.rows], dtype=object),
+        era=eras,
         group=groups,
         source=sources,
         weight=np.where(searched, 0.5 * weight, weight),
     )
+
+
+def _balance_sources(weight: Floats, usable: Any, eras: Any, sources: Any, groups: Any) -> None:
+    """Within an era, g groups of one source count as sqrt(g), so that no table speaks for all; what the era counts
+    for in the fit to all rows stays as it was. Changes ``weight``."""
+    for era in sorted(set(eras[usable])):
+        mine = usable & (eras == era)
+        before = float(np.sum(weight[mine] ** 2))
+        for source in sorted(set(sources[mine])):
+            rows = mine & (sources == source)
+            weight[rows] *= len(set(groups[rows])) ** -0.25
+        weight[mine] *= math.sqrt(before / float(np.sum(weight[mine] ** 2)))
 
 
 def check_sources(result: BacktestResult, names: Sequence[str]) -> None:
