@@ -66,9 +66,9 @@ class Software:
 #: name -> (default, lower bound, upper bound, meaning). The bounds are what hardware and software can do;
 #: a fit may not leave them.
 COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
-    "launch_s": (6e-6, 1e-6, 60e-6, "host time to launch one kernel, framework included"),
+    "launch_s": (12e-6, 1e-6, 60e-6, "host time to launch one kernel from eager Python, autograd included"),
     "layer_s": (
-        100e-6,
+        250e-6,
         0.0,
         1.5e-3,
         "host time of one layer and pass beyond its launches (modules, autograd, checkpoint and RNG state)",
