@@ -66,7 +66,7 @@ def matmuls_s(gpu: Gpu, workload: Workload, software: Software, tokens: Any, mat
     for mm in matmuls:
         forward = forward + gemm_time_s(gpu, kind, tokens, mm.n, mm.k)
         backward = backward + gemm_time_s(gpu, kind, tokens, mm.k, mm.n)
-        if ops.trainable_weight(workload, mm.target):
+        if workload.task != "lora":
             backward = backward + gemm_time_s(gpu, kind, mm.n, mm.k, tokens)
         if ops.lora_on(workload, mm.target):
             r = workload.lora_rank

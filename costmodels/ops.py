@@ -62,11 +62,6 @@ def ffn_matmuls(model: ModelSpec, inner: Any) -> list[Matmul]:
     return [Matmul("ffn_up", up, model.hidden, "ffn"), Matmul("ffn_down", model.hidden, inner, "ffn")]
 
 
-def trainable_weight(workload: Workload, target: str) -> bool:
-    """Whether a linear of this LoRA target group has a weight gradient."""
-    return workload.task != "lora"
-
-
 def lora_on(workload: Workload, target: str) -> bool:
     """Whether linears of this group carry an adapter."""
     return workload.task == "lora" and (workload.lora_targets == "all" or target == "attention")

@@ -15,7 +15,7 @@ from .candidates import factored
 from .collectives import p2p_time_s
 from .compute import memory_bound_time_s
 from .estimate import Estimate, TimeBreakdown
-from .flops import lora_step_flops, recompute_flops, step_flops
+from .flops import hardware_step_flops, lora_step_flops, step_flops
 from .interval import fit_probability, memory_sigma, time_sigma
 from .memory import STATE_FIELDS, StageParameters, memory_breakdown, stage_parameters
 from .model_spec import ModelSpec
@@ -201,7 +201,12 @@ def _summary(
     gpus = c.tp * c.cp * c.pp * c.dp
     tokens = workload.global_batch * workload.seq_len
     flops = _sequence_flops(model, workload) * workload.global_batch
-    again = factored(lambda t: _recompute_flops(model, workload, t), c, ("pp", "recompute", "recompute_layers"))
+    once = step_flops(model, workload.seq_len, 1.0)
+    again = factored(
+        lambda t: hardware_step_flops(model, workload.seq_len, 1.0, t, causal_half=False) - once,
+        c,
+        ("pp", "recompute", "recompute_layers"),
+    )
     peak_rate = cluster.gpu.peak(workload.gemm_type)
     hardware = flops + again * workload.global_batch
     peak = memory.total
@@ -234,8 +239,3 @@ def _sequence_flops(model: ModelSpec, workload: Workload) -> Any:
             model, workload.seq_len, 1.0, rank=max(workload.lora_rank, 1), targets=workload.lora_targets
         )
     return step_flops(model, workload.seq_len, 1.0)
-
-
-def _recompute_flops(model: ModelSpec, workload: Workload, c: Any) -> Any:
-    layers = np.where(c.recompute_layers > 0, np.minimum(c.recompute_layers * c.pp / model.n_layers, 1.0), 1.0)
-    return recompute_flops(model, workload.seq_len, 1.0, recompute=c.recompute, layer_share=layers)
