@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .model_spec import ModelSpec
+from .ops import sequence_split
 from .parallel import Recompute
 from .parallelism.expert import expert_load
 from .software import Software
@@ -35,7 +36,7 @@ def layer_activations(
     """Stored tensors of one layer (bytes per micro-batch and rank)."""
     a, h, w = model.attention, model.hidden, workload.activation_bytes
     tokens = c.micro_batch_size * workload.seq_len / c.cp
-    sp = np.where(c.sequence_parallel == 1, c.tp, 1)
+    sp = sequence_split(c)
     x = tokens * h * w / sp
     mask = c.recompute
 

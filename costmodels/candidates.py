@@ -156,12 +156,21 @@ def _take(value: Any, index: NDArray[np.int64]) -> Any:
     return value[index] if np.ndim(value) else value
 
 
+def distinct_rows(c: Any, names: Sequence[str]) -> tuple[Any, Column | None]:
+    """Distinct combinations of the fields ``names`` and, for every row, which one is its own.
+
+    One configuration and short tables come back whole, with None: there is nothing to save.
+    """
+    if not isinstance(c, CandidateTable) or len(c) < 256:
+        return c, None
+    first, inverse = c.groups(names)
+    return c._pick(first, names), inverse
+
+
 def factored(cost: Callable[[Any], Any], c: Any, names: Sequence[str]) -> Any:
     """``cost(c)`` for a cost that depends on the fields ``names`` only, computed once per distinct combination.
 
     One configuration and short tables are passed through, so both ways give the same numbers.
     """
-    if not isinstance(c, CandidateTable) or len(c) < 256:
-        return cost(c)
-    first, inverse = c.groups(names)
-    return _take(cost(c._pick(first, names)), inverse)
+    rows, inverse = distinct_rows(c, names)
+    return cost(rows) if inverse is None else _take(cost(rows), inverse)

@@ -76,7 +76,7 @@ def derive(model: ModelSpec, workload: Workload, cluster: Cluster, config: Any) 
         is_moe=model.moe is not None,
         shared=model.moe.shared_ffn_hidden if model.moe else 0,
         region=config.tp * config.cp * config.dp,
-        fp8=workload.gemm_type in ("fp8", "fp4"),
+        fp8=workload.quantised,
         tokens=config.micro_batch_size * workload.seq_len // np.maximum(config.cp * config.tp, 1),
         full=(config.recompute & int(Recompute.FULL)) > 0,
         base=model.n_layers // chunks,

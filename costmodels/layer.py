@@ -22,7 +22,7 @@ from .workload import Workload
 
 @dataclass(slots=True)
 class LayerTime:
-    """Seconds and kernel counts of one layer and micro-batch.
+    """Seconds of one layer and micro-batch.
 
     Attributes:
         forward_s, backward_s, recompute_s: device time of kernels (backward without recomputation).
@@ -81,7 +81,7 @@ def attention_s(
 ) -> Any:
     """Core attention of one layer (mean over full and sliding-window layers)."""
     a = model.attention
-    dtype = "bf16" if workload.gemm_type in ("fp8", "fp4") else workload.gemm_type
+    dtype = workload.wide_gemm_type
     ulysses = c.cp_comm == CpComm.ULYSSES
     head_split = c.tp * np.where(ulysses, c.cp, 1)
     seq_q = workload.seq_len / np.where(ulysses, 1, c.cp)
@@ -225,7 +225,7 @@ def _dense_ffn(
     light = elementwise(ops.ffn_elementwise_bytes(model, software, c, tokens, inner, width), 3)
     cast = elementwise(ops.fp8_cast_bytes(workload, tokens, mm), 0)
     activation = elementwise((3 if model.gated_ffn else 2) * width * tokens * inner, 1)
-    norm = elementwise(2 * width * tokens * model.hidden / np.where(c.sequence_parallel == 1, c.tp, 1), 1)
+    norm = elementwise(2 * width * tokens * model.hidden / ops.sequence_split(c), 1)
     part = _Part(
         up.forward_s + down.forward_s + light + cast,
         up.backward_s + down.backward_s + 1.5 * light + cast,
@@ -251,7 +251,7 @@ def _moe_ffn(
     )
     permute = elementwise(permute_bytes(software, load, model.hidden, width, c), 6)
     activation = elementwise((3 if model.gated_ffn else 2) * width * load.routed * load.inner, 1)
-    split = np.where(c.sequence_parallel == 1, c.tp, 1)
+    split = ops.sequence_split(c)
     norm = elementwise(2 * width * tokens * model.hidden / split, 1)
     residual = elementwise(3 * width * tokens * model.hidden / split, 1)
     unfused = elementwise(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .activations import layer_activations
-from .candidates import CandidateTable
+from .candidates import distinct_rows
 from .estimate import MemoryBreakdown
 from .model_spec import ModelSpec
 from .parallel import Recompute
@@ -57,9 +57,9 @@ def stage_parameters(model: ModelSpec, c: Any) -> StageParameters:
     expert_layer = model.expert_layer_params / (c.ep * c.etp)
     vocab = model.padded_vocab(c.tp) * model.hidden / c.tp
     embedding = vocab + model.learned_positions * model.hidden
-    head = np.where((c.pp == 1) & model.tied_embeddings, 0.0, vocab) + model.norm_params
+    separate_head = np.where((c.pp == 1) & model.tied_embeddings, 0.0, vocab)
     mtp_dense, mtp_expert = _mtp_parameters(model, c)
-    last_extra = head + mtp_dense
+    last_extra = separate_head + model.norm_params + mtp_dense
 
     def stack(n: Any, sparse: Any) -> Any:
         return (n - sparse) * dense_layer + sparse * sparse_layer
@@ -78,7 +78,6 @@ def stage_parameters(model: ModelSpec, c: Any) -> StageParameters:
         moe.mid_mean * expert_layer,
     )
     largest = np.maximum(dense_layer, sparse_layer + expert_layer if model.moe else dense_layer)
-    separate_head = np.where((c.pp == 1) & model.tied_embeddings, 0.0, vocab)
     zero = 0.0 * vocab
     in_vocab = layers.like(vocab + np.where(one, separate_head, 0.0), zero, separate_head + zero, zero)
     ffn = model.hidden * model.ffn_hidden * (2 if model.gated_ffn else 1) / c.tp
@@ -149,11 +148,8 @@ class _Grouped:
     __slots__ = ("inverse", "value")
 
     def __init__(self, cost: Callable[[Any], Any], c: Any, names: tuple[str, ...]) -> None:
-        self.inverse: Any = None
-        if isinstance(c, CandidateTable) and len(c) >= 256:
-            first, self.inverse = c.groups(names)
-            c = c._pick(first, names)
-        self.value: Any = cost(c)
+        rows, self.inverse = distinct_rows(c, names)
+        self.value: Any = cost(rows)
 
     def full(self, value: Any) -> Any:
         """One quantity for every row."""
@@ -184,6 +180,13 @@ def layers_of(model: ModelSpec, c: Any) -> tuple[Stages, Stages]:
     return layers, moe_layers_of(model, layers, c)
 
 
+def recomputed_share(c: Any, n: Any) -> Any:
+    """Share of a stage's ``n`` layers that recomputes: ``recompute_layers`` of them under ``FULL``, else all."""
+    full = (c.recompute & int(Recompute.FULL)) != 0
+    part = np.minimum(c.recompute_layers, n) / np.maximum(n, 1e-9)
+    return np.where(full & (c.recompute_layers > 0), part, 1.0)
+
+
 @dataclass(slots=True)
 class StageActivations:
     """Bytes on the first, the second and the last stage: kept per micro-batch in flight, the widest layer's
@@ -203,8 +206,7 @@ def _stage_activations(model: ModelSpec, workload: Workload, software: Software,
     kept, working = [], []
     for kind in ("first", "mid", "last"):
         n, m = getattr(layers, kind), getattr(moe, kind)
-        some = np.minimum(c.recompute_layers, n) / np.maximum(n, 1e-9)
-        share = np.where(c.recompute_layers == 0, 1.0, some) * full
+        share = recomputed_share(c, n) * full
         one_dense = share * dense.input + (1.0 - share) * dense.kept
         one_sparse = share * sparse.input + (1.0 - share) * sparse.kept
         embedded = dense.input if kind == "first" else 0.0

@@ -22,7 +22,7 @@ class Matmul:
     """Y[m, n] = X[m, k] W[k, n]; ``m`` is implied by the caller (tokens).
 
     Attributes:
-        n, k: per-rank widths (scalars or arrays); column: split over the output (its input is whole).
+        n, k: per-rank widths (scalars or arrays).
         target: LoRA target group, ``attention`` or ``ffn``.
     """
 
@@ -67,6 +67,11 @@ def lora_on(workload: Workload, target: str) -> bool:
     return workload.task == "lora" and (workload.lora_targets == "all" or target == "attention")
 
 
+def sequence_split(c: Any) -> Any:
+    """Ranks over which norms, residuals and dropout divide the tokens: tp with sequence parallelism, else none."""
+    return np.where(c.sequence_parallel == 1, c.tp, 1)
+
+
 def attention_elementwise_bytes(model: ModelSpec, software: Software, c: Any, tokens: Any, width: float) -> Any:
     """Forward bytes of the attention half: norm (read, write), rotary (read, write), residual add (2 reads, write).
 
@@ -74,7 +79,7 @@ def attention_elementwise_bytes(model: ModelSpec, software: Software, c: Any, to
     twice the traffic. Dropout masks add one byte per element.
     """
     a = model.attention
-    split = np.where(c.sequence_parallel == 1, c.tp, 1)
+    split = sequence_split(c)
     norm = 2 * width * tokens * model.hidden / split
     residual = (3 * width + (1 if model.dropout else 0)) * tokens * model.hidden / split
     qk = tokens * (a.n_heads + np.maximum(a.n_kv_heads, c.tp)) * a.head_dim / c.tp
@@ -88,7 +93,7 @@ def attention_elementwise_bytes(model: ModelSpec, software: Software, c: Any, to
 
 def ffn_elementwise_bytes(model: ModelSpec, software: Software, c: Any, tokens: Any, inner: Any, width: float) -> Any:
     """Forward bytes of the feed-forward half: norm, residual, activation (gated: read 2 write 1, else 1 and 1)."""
-    split = np.where(c.sequence_parallel == 1, c.tp, 1)
+    split = sequence_split(c)
     norm = 2 * width * tokens * model.hidden / split
     residual = (3 * width + (1 if model.dropout else 0)) * tokens * model.hidden / split
     activation = (3 if model.gated_ffn else 2) * width * tokens * inner
@@ -97,7 +102,7 @@ def ffn_elementwise_bytes(model: ModelSpec, software: Software, c: Any, tokens: 
 
 def fp8_cast_bytes(workload: Workload, tokens: Any, matmuls: list[Matmul]) -> Any:
     """Bytes of quantising each linear's input (read 16 bit, write 8 bit and its transpose); 0 without FP8/FP4."""
-    if workload.precision not in ("fp8", "mxfp8", "nvfp4"):
+    if not workload.quantised:
         return 0.0
     return sum((4.0 * tokens * mm.k for mm in matmuls), start=0.0)
 
@@ -128,19 +133,18 @@ def expert_unfused_bytes(model: ModelSpec, workload: Workload, software: Softwar
     Source: Megatron-LM core 0.15 ``experts.py`` (``TEGroupedMLP``) and ``fused_bias_geglu.py``.
     """
     h, up = model.hidden, (2 if model.gated_ffn else 1) * inner
-    scaled = workload.precision in ("fp8", "mxfp8", "nvfp4")
     quantise = cast_bytes(workload)
     if software.moe_fused_mlp:
         return quantise * h * routed
-    pad = 8.0 * h if scaled and software.moe_dispatcher != "hybridep" else 0.0
+    pad = 8.0 * h if workload.quantised and software.moe_dispatcher != "hybridep" else 0.0
     cast = quantise * (h + inner) + pad
     bias = 24.0 * h + 8.0 * up if model.ffn_bias else 0.0
     return (cast + bias) * routed
 
 
 def weight_cast_bytes(workload: Workload, weights: Any) -> Any:
-    """Bytes of casting 16-bit weights to FP8 and their transpose, once per step and micro-batch pass."""
-    if workload.precision not in ("fp8", "mxfp8", "nvfp4") or workload.fp8_params:
+    """Bytes of casting 16-bit weights to FP8 and their transpose, once per step."""
+    if not workload.quantised or workload.fp8_params:
         return 0.0
     return 4.0 * weights
 
@@ -178,7 +182,7 @@ def kernels_per_layer(model: ModelSpec, workload: Workload, software: Software, 
         n = n + np.where(fused_softmax(model, c), 0, 5)
     shared = 3 if model.moe is not None and model.moe.shared_ffn_hidden else 0
     n = n + (4 + shared if moe else 3)
-    if workload.precision in ("fp8", "mxfp8", "nvfp4"):
+    if workload.quantised:
         n = n + 10
     if workload.task == "lora":
         n = n + (8 if workload.lora_targets == "attention" else 16)

@@ -13,9 +13,8 @@ from ..hardware_profiles.types import Cluster
 from .candidates import factored
 from .compute import alignment_rate, gemm_time_s, memory_bound_time_s
 from .layer import LayerTime, layer_time
-from .memory import SPLIT_FIELDS, layers_of
+from .memory import SPLIT_FIELDS, layers_of, recomputed_share
 from .model_spec import ModelSpec
-from .parallel import Recompute
 from .parallelism.pipeline import Stages
 from .parallelism.tensor import NO_OVERLAP, tp_block_s
 from .software import Software
@@ -80,7 +79,7 @@ class StageTime:
 
 
 def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageTime:
-    """Compose layers into stages; ``config`` is one configuration or a table."""
+    """Compose layers into stages; ``c`` is one configuration or a table."""
     dense: LayerTime = factored(lambda t: layer_time(cluster, model, workload, software, t, moe=False), c, LAYER_FIELDS)
     sparse = dense
     if model.moe is not None:
@@ -99,7 +98,12 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     one = c.pp == 1
     # multi-token prediction: one more block and head pass per extra layer on the last stage
     extra = float(model.mtp_layers)
-    redo = _recomputed_share(c, layers)
+    redo = layers.like(
+        recomputed_share(c, layers.first),
+        recomputed_share(c, layers.mid),
+        recomputed_share(c, layers.last),
+        recomputed_share(c, layers.mid_mean),
+    )
 
     def stack(name: str, first: Any = 0.0, last: Any = 0.0, share: Stages | None = None) -> Stages:
         d, s = getattr(dense, name), getattr(sparse, name)
@@ -127,17 +131,6 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     device = forward + backward + recompute + tp + cp + ep
     host = _host_wait(software, c, layers, launches, device, heads)
     return StageTime(forward, backward, recompute, host, tp, cp, ep)
-
-
-def _recomputed_share(c: Any, layers: Stages) -> Stages:
-    """Share of a stage's layers that is recomputed: ``recompute_layers`` of them under FULL, else all."""
-    full = (c.recompute & int(Recompute.FULL)) != 0
-
-    def share(n: Any) -> Any:
-        part = np.minimum(c.recompute_layers, n) / np.maximum(n, 1e-9)
-        return np.where(full & (c.recompute_layers > 0), part, 1.0)
-
-    return layers.like(share(layers.first), share(layers.mid), share(layers.last), share(layers.mid_mean))
 
 
 def _host_wait(software: Software, c: Any, layers: Stages, launches: Stages, device: Stages, heads: float) -> Stages:
@@ -171,8 +164,10 @@ def _host_wait(software: Software, c: Any, layers: Stages, launches: Stages, dev
 
 
 def _head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any) -> Any:
-    """Final norm, LM head and loss: forward, backward, TP traffic (both ways).
+    """Final norm, LM head and loss: forward, backward, TP traffic of both ways.
 
+    Its traffic is what a block sends in backward: the input gathered in forward and again for the weight gradient,
+    its gradient reduced; the logits stay split, so that forward reduces nothing.
     The head runs in 16 bits under FP8 recipes. The vocabulary-parallel cross entropy reads and writes the logits in
     fp32 several times (about 16 bytes per logit forward, 10 backward; fused loss: 4 and 4). A vocabulary that is
     dealt out without padding leaves all three products misaligned.
@@ -180,7 +175,7 @@ def _head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     gpu = cluster.gpu
     tokens = c.micro_batch_size * workload.seq_len / c.cp
     vocab = model.rank_vocab(c.tp, software.vocab_multiple)
-    kind = "bf16" if workload.gemm_type in ("fp8", "fp4") else workload.gemm_type
+    kind = workload.wide_gemm_type
     derate, light = software.coefficient("gemm_derate") * alignment_rate(vocab), software.coefficient("memory_derate")
     forward = gemm_time_s(gpu, kind, tokens, vocab, model.hidden) / derate
     backward = gemm_time_s(gpu, kind, tokens, model.hidden, vocab) / derate
@@ -189,8 +184,8 @@ def _head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     loss_f, loss_b = (4.0, 4.0) if software.fused_loss else (16.0, 10.0)
     forward = forward + memory_bound_time_s(gpu, loss_f * tokens * vocab, 6) / light
     backward = backward + memory_bound_time_s(gpu, loss_b * tokens * vocab, 4) / light
-    fwd_tp, bwd_tp, _ = tp_block_s(cluster, model.hidden, tokens, workload.activation_bytes, c, NO_OVERLAP)
-    return forward, backward, (0.0 * fwd_tp + bwd_tp) / software.coefficient("comm_derate")
+    _, backward_tp, _ = tp_block_s(cluster, model.hidden, tokens, workload.activation_bytes, c, NO_OVERLAP)
+    return forward, backward, backward_tp / software.coefficient("comm_derate")
 
 
 def _embedding_time(cluster: Cluster, model: ModelSpec, workload: Workload, c: Any) -> Any:

@@ -16,7 +16,7 @@ from .collectives import p2p_time_s
 from .compute import memory_bound_time_s
 from .estimate import Estimate, TimeBreakdown
 from .flops import hardware_step_flops, lora_step_flops, step_flops
-from .interval import fit_probability, memory_sigma, time_sigma
+from .interval import Z90, fit_probability, memory_sigma, time_sigma
 from .memory import STATE_FIELDS, StageParameters, memory_breakdown, stage_parameters
 from .model_spec import ModelSpec
 from .ops import weight_cast_bytes
@@ -72,8 +72,7 @@ def _step_time(
     )
     shown = np.where(c.vp > 1, software.coefficient("p2p_interleaved"), software.coefficient("p2p_exposed"))
     pp = shown * 2.0 * hop * c.vp * (n_micro + (c.pp - 1) / c.vp)
-    window = (stage.backward, stage.forward, n_micro)
-    dp, gather = _data_parallel_time(cluster, model, workload, software, c, window)
+    dp, gather = _data_parallel_time(cluster, model, workload, software, c, n_micro, stage)
     optimizer = factored(
         lambda t: _optimizer_time(cluster, workload, software, t, stage_parameters(model, t)),
         c,
@@ -106,7 +105,8 @@ def _data_parallel_time(
     workload: Workload,
     software: Software,
     c: Any,
-    window: tuple[Any, Any, Any],
+    n_micro: Any,
+    stage: BusiestStage,
 ) -> tuple[Any, Any]:
     """Exposed gradient reduction and parameter gathering of one step.
 
@@ -120,7 +120,7 @@ def _data_parallel_time(
     derate, slow = software.coefficient("comm_derate"), software.coefficient("overlap_slowdown")
     reduce_s, gather_s = factored(lambda t: _traffic(cluster, workload, t, stage_parameters(model, t)), c, STATE_FIELDS)
     reduce_s, gather_s = reduce_s / derate, gather_s / derate
-    backward, forward, n_micro = window
+    backward, forward = stage.backward, stage.forward
     trained = 0.0 if workload.task == "lora" else 1.0
     z3, each = c.zero_stage == 3, c.zero_stage >= 2
     share = np.where(z3, software.coefficient("fsdp_overlap"), software.coefficient("dp_overlap"))
@@ -142,7 +142,7 @@ def _traffic(cluster: Cluster, workload: Workload, c: Any, params: StageParamete
     z3 = c.zero_stage == 3
     # ZeRO-3 sends layer by layer: the same bytes in more, smaller messages
     pieces = np.where(z3, np.maximum((dense + expert) / np.maximum(params.largest_layer, 1.0), 1.0), 1.0)
-    grad = np.where(z3, np.minimum(workload.grad_dtype_bytes, 4.0), workload.grad_dtype_bytes)
+    grad = workload.grad_dtype_bytes
     weight = 1.0 if workload.fp8_params else 2.0
     reduce_s = pieces * (
         gradient_reduction_s(cluster, dense * grad / pieces, d, c.zero_stage)
@@ -212,7 +212,7 @@ def _summary(
     peak = memory.total
     ts = time_sigma(cluster, model, workload, software, gpus)
     ms = memory_sigma(cluster, model, software)
-    spread, mem_spread = np.exp(1.645 * ts), np.exp(1.645 * ms)
+    spread, mem_spread = np.exp(Z90 * ts), np.exp(Z90 * ms)
     return Estimate(
         time=time,
         memory=memory,

@@ -60,6 +60,16 @@ class Workload:
         return GEMM_TYPE[self.precision]
 
     @property
+    def quantised(self) -> bool:
+        """Whether the linear layers' inputs are quantised to fewer than 16 bits (FP8 and FP4 recipes)."""
+        return self.gemm_type in ("fp8", "fp4")
+
+    @property
+    def wide_gemm_type(self) -> str:
+        """Matrix unit of what FP8 and FP4 recipes leave in 16 bits: core attention and the head."""
+        return "bf16" if self.quantised else self.gemm_type
+
+    @property
     def activation_bytes(self) -> float:
         """Bytes of one stored activation element (FP8 recipes keep activations in 16 bits)."""
         return 4.0 if self.precision in ("fp32", "tf32") else 2.0

@@ -25,7 +25,6 @@ from ..workload import Workload
 _PERMUTE_PASSES = {"alltoall": 8.0, "deepep": 4.0, "hybridep": 2.0}
 #: Launches of one pass through router, permutation and dispatch, counted in Megatron-LM's dispatchers.
 _DISPATCH_KERNELS = {"alltoall": 45.0, "deepep": 30.0, "hybridep": 25.0}
-_SCALED = ("fp8", "mxfp8", "nvfp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def sparse_host_s(model: ModelSpec, workload: Workload, software: Software, c: A
     if moe is None or software.cuda_graphs:
         return 0.0 * c.ep, 0.0 * c.ep
     kernels = _DISPATCH_KERNELS[software.moe_dispatcher] - (15.0 if "router" in software.graphed else 0.0)
-    loops = (1.0 if software.moe_fused_mlp else moe.n_experts / c.ep) * (2.0 if workload.precision in _SCALED else 1.0)
+    loops = (1.0 if software.moe_fused_mlp else moe.n_experts / c.ep) * (2.0 if workload.quantised else 1.0)
     experts = loops * software.coefficient("expert_s")
     wait = 0.0 if workload.token_drop else software.coefficient("dispatch_host_s")
     both = 1.0 + (software.coefficient("ep_overlap_host") if software.moe_overlap else 0.0)

@@ -14,7 +14,7 @@ import numpy as np
 from ...hardware_profiles.types import Cluster
 from ..collectives import p2p_time_s
 from ..model_spec import ModelSpec
-from ..parallel import LayerSplit, ParallelConfig
+from ..parallel import LayerSplit, ParallelConfig, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,6 @@ def in_flight(c: Any, n_micro: Any, stage: Any) -> Any:
     2205.05198, section 4.2.3: factor 1 + (p-1)/(p v)). GPipe: all. ZB-H1: as 1F1B; ZB-V: ``pp`` everywhere
     (arXiv 2401.10241).
     """
-    from ..parallel import Schedule
-
     warm = (c.pp - stage - 1.0) * np.where(c.vp > 1, 2.0, 1.0) + (c.vp - 1.0) * c.pp
     chunks = np.minimum(warm + 1, n_micro * c.vp)
     n = chunks / c.vp
