@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -65,7 +65,7 @@ class Era:
         grad_dtype_bytes: width of the reduced gradient by precision (``bf16``, ``fp16`` ...).
         pattern: regular expression on the text of a framework column (lower case).
         words: regular expression on other text of a run, used only where no framework is stated.
-        option: ``compile``, ``eager`` ... where a release has two ways of running with an era each.
+        option: ``compile``, ``eager``, ``blocking`` ... where a release has two ways of running with an era each.
         architectures: GPU generations whose runs always belong here (empty: no claim).
         years: first and last year that it stands for.
         path: file that it was read from; sources: where each stated fact comes from.
@@ -281,7 +281,7 @@ def default_software(framework: str, gpu: Gpu) -> Software:
 
 
 def software_for_run(
-    framework: str, year: int | None, architecture: str, words: str = "", option: str = ""
+    framework: str, year: int | None, architecture: str, words: str = "", options: Collection[str] = ()
 ) -> tuple[Software, Era, str | None]:
     """The era of a published run, from what its table says.
 
@@ -290,14 +290,14 @@ def software_for_run(
         year: year of the run, if stated.
         architecture: GPU generation (``volta``, ``ampere``, ``hopper`` ...).
         words: other text of the row (source name, model, notes), looked into where ``framework`` is empty.
-        option: way of running (``compile`` or ``eager``) where an era exists for each.
+        options: ways of running (``compile`` or ``eager``, ``blocking``) where an era exists for each.
 
     Returns:
         The software with its attention kernel for this GPU, its era, and why it had to be assumed
         (``None`` if the framework is named and one era matches it).
     """
     text, named = framework.lower(), bool(framework.strip())
-    known = [e for e in _shipped().values() if not option or e.option in ("", option)]
+    known = [e for e in _shipped().values() if not options or e.option in ("", *options)]
     claimed = [e for e in known if architecture in e.architectures]
     if claimed:
         best = claimed[0]
@@ -317,7 +317,8 @@ def software_for_run(
         best = load_era(_era_by_age(year, architecture))
         said = f"framework {framework[:40]!r} has no era" if framework.strip() else "framework not stated"
         return for_gpu(best, architecture), best, f"{said}, taken as {best.software.name}"
-    best = max(eras, key=lambda e: (_match_length(e, text if named else words.lower(), named), -e.years[0]))
+    said_in = text if named else words.lower()
+    best = max(eras, key=lambda e: (_match_length(e, said_in, named), e.option in options, -e.years[0]))
     said = f"framework {framework[:40]!r}" if framework.strip() else "framework not stated,"
     why = None if named else f"{said} read as {best.software.name}"
     return for_gpu(best, architecture), best, why

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...costmodels.compute import attention_kernel
 from ...costmodels.load_recipes import recipe_for
-from ...costmodels.load_software import Era, for_gpu, list_software, load_era, software_for_run
+from ...costmodels.load_software import Era, software_for_run
 from ...costmodels.model_dims import model_from_dims
 from ...costmodels.model_spec import ModelSpec
 from ...costmodels.parallel import LayerSplit
@@ -192,14 +192,12 @@ def _software(run: Run, gpu: Gpu, facts: SourceFacts) -> tuple[Software, Era, st
     words = " ".join(run.text(name) for name in ("source_id", "source_url_or_repo_path", "model_name", "notes"))
     words += " " + run.text("zero_stage_or_fsdp")
     option = "compile" if re.search(r"torch\.?compile", words) or run.text("precision").startswith("fp8") else "eager"
-    software, era, why = software_for_run(run.text("framework"), run_year(run), gpu.architecture, words, option)
     changes = dict(facts.software)
     blocking = re.search(r"CUDA_LAUNCH_BLOCKING\s*=\s*([01])", run.text("notes"))
     if blocking:
         changes["launch_blocking"] = blocking.group(1) == "1"
-    if changes.get("launch_blocking") and f"{era.software.name}-blocking" in list_software():
-        era = load_era(f"{era.software.name}-blocking")  # ranks that wait for every kernel are an era of their own
-        software = for_gpu(era, gpu.architecture)
+    options = (option, "blocking") if changes.get("launch_blocking") else (option,)
+    software, era, why = software_for_run(run.text("framework"), run_year(run), gpu.architecture, words, options)
     kernel = attention_kernel(gpu, software.attention)
     if kernel != software.attention:
         changes["attention"] = kernel

@@ -69,9 +69,18 @@ def test_unnamed_framework_is_an_assumption_and_words_help() -> None:
 
 
 def test_option_separates_compiled_from_eager() -> None:
-    compiled, _, _ = software_for_run("torchtitan", 2024, "hopper", option="compile")
-    eager, _, _ = software_for_run("torchtitan", 2024, "hopper", option="eager")
+    compiled, _, _ = software_for_run("torchtitan", 2024, "hopper", options=("compile",))
+    eager, _, _ = software_for_run("torchtitan", 2024, "hopper", options=("eager",))
     assert compiled.fused_elementwise and not eager.fused_elementwise
+
+
+def test_blocking_launches_pick_the_era_that_ran_with_them_and_change_nothing_elsewhere() -> None:
+    blocking, _, _ = software_for_run("Megatron-DeepSpeed", 2022, "ampere", options=("eager", "blocking"))
+    usual, _, _ = software_for_run("Megatron-DeepSpeed", 2022, "ampere", options=("eager",))
+    assert (blocking.launch_blocking, usual.launch_blocking) == (True, False)
+    assert blocking.name == f"{usual.name}-blocking"
+    plain, _, _ = software_for_run("Megatron-LM", 2021, "ampere", options=("eager", "blocking"))
+    assert plain == software_for_run("Megatron-LM", 2021, "ampere", options=("eager",))[0]
 
 
 def test_unknown_name_suggests_near_ones() -> None:
