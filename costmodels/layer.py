@@ -26,14 +26,15 @@ class LayerTime:
 
     Attributes:
         forward_s, backward_s, recompute_s: device time of kernels (backward without recomputation).
-        host_s, recompute_host_s: time in which the host launches forward and backward, and what it recomputes.
+        host_forward_s, host_backward_s, recompute_host_s: time in which the host launches each.
         tp_forward_s ... ep_backward_s: exposed collectives; ``*_recompute_s``: those repeated by recomputation.
     """
 
     forward_s: Any
     backward_s: Any
     recompute_s: Any
-    host_s: Any
+    host_forward_s: Any
+    host_backward_s: Any
     recompute_host_s: Any
     tp_forward_s: Any
     tp_backward_s: Any
@@ -61,13 +62,15 @@ def matmuls_s(gpu: Gpu, workload: Workload, software: Software, tokens: Any, mat
     gradients.
     """
     kind, derate = workload.gemm_type, software.coefficient("gemm_derate")
+    # adding a weight gradient to that of earlier micro-batches: read, read the sum, write it
+    add = memory_bound_time_s(gpu, 2.0 + 2.0 * workload.grad_dtype_bytes, 0) if software.separate_grad_add else 0.0
     forward: Any = 0.0
     backward: Any = 0.0
     for mm in matmuls:
         forward = forward + gemm_time_s(gpu, kind, tokens, mm.n, mm.k)
         backward = backward + gemm_time_s(gpu, kind, tokens, mm.k, mm.n)
         if workload.task != "lora":
-            backward = backward + gemm_time_s(gpu, kind, mm.n, mm.k, tokens)
+            backward = backward + gemm_time_s(gpu, kind, mm.n, mm.k, tokens) + add * mm.n * mm.k
         if ops.lora_on(workload, mm.target):
             r = workload.lora_rank
             adapter = gemm_time_s(gpu, "bf16", tokens, r, mm.k) + gemm_time_s(gpu, "bf16", tokens, mm.n, r)
@@ -142,10 +145,11 @@ def layer_time(
         ep_one, tp_blocks = 0.0 * tokens, 2.0
     ep_one = ep_one / software.coefficient("comm_derate")
     kernels = ops.kernels_per_layer(model, workload, software, moe=moe, c=c)
-    sparse_host, stall = sparse_host_s(model, workload, software, c) if moe else (0.0, 0.0)
+    sparse_f, sparse_b, stall = sparse_host_s(model, workload, software, c) if moe else (0.0, 0.0, 0.0)
     # every collective waits for the slowest host of its group
     skew = 1.0 + software.coefficient("tp_host_skew") * np.log2(c.tp)
     launch, per_pass = software.coefficient("launch_s") * skew, software.coefficient("layer_s") * skew
+    per_backward = software.coefficient("layer_backward_s") * skew
 
     mask = c.recompute
 
@@ -159,17 +163,19 @@ def layer_time(
     part = part + np.where(has(Recompute.FFN_ACTIVATION) & ~rc_ffn, norm_act_f[1], 0.0)
     part = part + np.where(has(Recompute.MLA_UP_PROJECTION), _mla_up_s(gpu, model, workload, software, c, tokens), 0.0)
     part = part + np.where(rc_ffn, up_f + norm_act_f[1] + (ffn.forward_s - up_f if moe else 0.0), 0.0)
-    forward = attention.forward_s + ffn.forward_s
+    gaps = kernels * software.coefficient("kernel_s")
+    forward = attention.forward_s + ffn.forward_s + gaps
     if software.moe_overlap:
         # the forward of one micro-batch runs beside the backward of another: all compute of a layer can hide them
         window = 0.25 * (forward + attention.backward_s + ffn.backward_s)
         ep_one = ep_one - np.minimum(software.coefficient("ep_overlap") * ep_one, window)
     return LayerTime(
         forward_s=forward,
-        backward_s=attention.backward_s + ffn.backward_s,
+        backward_s=attention.backward_s + ffn.backward_s + 2.0 * gaps,
         recompute_s=np.where(full, forward, part),
         # backward launches about twice the kernels of forward; a recomputed module is one more small pass
-        host_s=3.0 * kernels * launch + 2.0 * per_pass + sparse_host * skew,
+        host_forward_s=kernels * launch + per_pass + sparse_f * skew,
+        host_backward_s=2.0 * kernels * launch + per_backward + sparse_b * skew,
         recompute_host_s=np.where(full, kernels * launch + per_pass, np.where(mask > 0, 3.0 * launch, 0.0)),
         tp_forward_s=tp_blocks * tp_f,
         tp_backward_s=tp_blocks * tp_b,

@@ -25,6 +25,8 @@ class Software:
             ``deepspeed``, ``pytorch`` (FSDP), ``jax``; release: text of the version or year.
         attention: kernel in use: ``unfused``, ``flash1``, ``flash2``, ``flash3``, ``cudnn``.
         fused_elementwise: bias-GELU, dropout-add, SwiGLU and norm kernels are fused.
+        separate_grad_add: a kernel of its own adds each weight gradient to that of earlier micro-batches (since 2022
+            Megatron's gradient GEMM accumulates itself, ``--no-gradient-accumulation-fusion`` aside).
         cuda_graphs: kernel launches are replayed (no launch floor).
         launch_blocking: the host waits for every kernel (``CUDA_LAUNCH_BLOCKING=1``), so that launches add up.
         tp_grad_overlap: backward TP collectives run behind the gradient GEMMs (Megatron since 2022, async TP).
@@ -44,6 +46,7 @@ class Software:
     attention: str
     fused_elementwise: bool = True
     fused_loss: bool = False
+    separate_grad_add: bool = False
     cuda_graphs: bool = False
     launch_blocking: bool = False
     tp_grad_overlap: bool = True
@@ -68,16 +71,28 @@ class Software:
 COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
     "launch_s": (12e-6, 1e-6, 60e-6, "host time to launch one kernel from eager Python, autograd included"),
     "layer_s": (
-        250e-6,
+        500e-6,
+        0.0,
+        2.0e-3,
+        "host time of one layer's forward pass beyond its launches (modules, autograd, checkpoint and RNG state)",
+    ),
+    "layer_backward_s": (
+        125e-6,
         0.0,
         1.5e-3,
-        "host time of one layer and pass beyond its launches (modules, autograd, checkpoint and RNG state)",
+        "host time of one layer's backward pass beyond its launches (autograd engine, hooks)",
     ),
     "host_coupling": (
         0.1,
         0.0,
         0.2,
         "share of the shorter of host and device time that tensor parallelism does not hide",
+    ),
+    "kernel_s": (
+        2e-6,
+        0.0,
+        20e-6,
+        "device time behind one counted kernel: gap, ramp, drain, small kernels not counted",
     ),
     "tp_host_skew": (
         0.08,

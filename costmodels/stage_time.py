@@ -127,39 +127,58 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     tp = stack("tp_forward_s") + stack("tp_backward_s", last=heads * head_tp) + stack("tp_recompute_s", share=redo)
     cp = stack("cp_forward_s") + stack("cp_backward_s") + stack("cp_recompute_s", share=redo)
     ep = stack("ep_forward_s") + stack("ep_backward_s") + stack("ep_recompute_s", share=redo)
-    launches = stack("host_s") + stack("recompute_host_s", share=redo)
+    ahead = forward + stack("tp_forward_s") + stack("cp_forward_s") + stack("ep_forward_s")
     device = forward + backward + recompute + tp + cp + ep
-    host = _host_wait(software, c, layers, launches, device, heads)
+    launches = stack("host_forward_s"), stack("host_backward_s") + stack("recompute_host_s", share=redo)
+    host = _host_wait(software, c, layers, launches, ahead, device, heads)
     return StageTime(forward, backward, recompute, host, tp, cp, ep)
 
 
-def _host_wait(software: Software, c: Any, layers: Stages, launches: Stages, device: Stages, heads: float) -> Stages:
+def _host_wait(
+    software: Software,
+    c: Any,
+    layers: Stages,
+    launches: tuple[Stages, Stages],
+    forward: Stages,
+    device: Stages,
+    heads: float,
+) -> Stages:
     """Time by which launching a stage's kernels exceeds running them, plus the host time of a micro-batch.
 
-    The host runs ahead of the device, so a stage takes the longer of both (per micro-batch); with blocking launches
-    both add up. Under tensor parallelism every collective couples the ranks: a device waits for the slowest host of
-    its group, and what was ahead is lost, so that a share ``host_coupling`` of the shorter time is not hidden.
-    Embedding adds about twenty launches, head, loss and their gradients some forty.
+    A micro-batch begins with an empty queue: its inputs are copied from pageable memory, which waits for the device.
+    From then on the host runs ahead where it can, so that the micro-batch takes the longest of all launches, all
+    kernels, and the launches of forward followed by the kernels of backward (a forward that waits for its host leaves
+    nothing queued for backward to begin with). With blocking launches both add up. Under tensor parallelism every
+    collective couples the ranks: a device waits for the slowest host of its group, and what was ahead is lost, so that
+    a share ``host_coupling`` of the shorter time is not hidden. Embedding adds about twenty launches, head, loss and
+    their gradients some forty, a third of them in forward.
+
+    Args:
+        launches: host time of forward, and of backward with recomputation; forward: device time of forward.
+        device: device time of both ways.
     """
     if software.cuda_graphs:
         zero = 0.0 * layers.first
         return layers.like(zero, zero, zero, zero)
     launch, base = software.coefficient("launch_s"), software.coefficient("microbatch_s")
-
     coupled = np.where(c.tp > 1, software.coefficient("host_coupling"), 0.0)
     one = c.pp == 1
+    host_f, host_b = launches
 
-    def wait(host: Any, busy: Any, extra: Any) -> Any:
-        host = host + extra * launch
-        ahead = np.maximum(host - busy, 0.0) + coupled * np.minimum(host, busy)
-        return (host if software.launch_blocking else ahead) + base
+    def wait(hf: Any, hb: Any, ahead: Any, busy: Any, extra: Any) -> Any:
+        host = hf + hb + extra * launch
+        then = hf + extra * launch / 3.0 + (busy - ahead)
+        longest = np.maximum(np.maximum(host, then), busy) - busy + coupled * np.minimum(host, busy)
+        return (host if software.launch_blocking else longest) + base
 
     head = 40.0 * heads
+    extra = layers.like(20.0 + np.where(one, head, 0.0), 0.0, head, 0.0)
+    parts = (host_f, host_b, forward, device, extra)
     return layers.like(
-        wait(launches.first, device.first, 20.0 + np.where(one, head, 0.0)),
-        wait(launches.mid, device.mid, 0.0),
-        wait(launches.last, device.last, head),
-        wait(launches.mid_mean, device.mid_mean, 0.0),
+        wait(*(part.first for part in parts)),
+        wait(*(part.mid for part in parts)),
+        wait(*(part.last for part in parts)),
+        wait(*(part.mid_mean for part in parts)),
     )
 
 

@@ -91,8 +91,8 @@ def permute_bytes(software: Software, load: ExpertLoad, hidden: int, element_byt
     return _PERMUTE_PASSES[software.moe_dispatcher] * element_bytes * load.routed / c.etp * hidden
 
 
-def sparse_host_s(model: ModelSpec, workload: Workload, software: Software, c: Any) -> tuple[Any, Any]:
-    """Host time of router, dispatch and experts of one sparse layer (forward and backward), and how long a forward
+def sparse_host_s(model: ModelSpec, workload: Workload, software: Software, c: Any) -> tuple[Any, Any, Any]:
+    """Host time of router, dispatch and experts of one sparse layer, forward and backward, and how long a forward
     pass of it stalls the device.
 
     Launches of router and dispatcher, and per local expert the Python and launch work of the grouped linears
@@ -104,11 +104,12 @@ def sparse_host_s(model: ModelSpec, workload: Workload, software: Software, c: A
     """
     moe = model.moe
     if moe is None or software.cuda_graphs:
-        return 0.0 * c.ep, 0.0 * c.ep
+        return 0.0 * c.ep, 0.0 * c.ep, 0.0 * c.ep
     kernels = _DISPATCH_KERNELS[software.moe_dispatcher] - (15.0 if "router" in software.graphed else 0.0)
     loops = (1.0 if software.moe_fused_mlp else moe.n_experts / c.ep) * (2.0 if workload.quantised else 1.0)
     experts = loops * software.coefficient("expert_s")
     wait = 0.0 if workload.token_drop else software.coefficient("dispatch_host_s")
     both = 1.0 + (software.coefficient("ep_overlap_host") if software.moe_overlap else 0.0)
-    host = both * (3.0 * kernels * software.coefficient("launch_s") + 3.0 * experts + wait)
-    return host, 0.0 * host if workload.token_drop else wait + experts + 0.0 * host
+    one = both * (kernels * software.coefficient("launch_s") + experts)
+    stall = 0.0 * one if workload.token_drop else wait + experts + 0.0 * one
+    return one + both * wait, 2.0 * one, stall

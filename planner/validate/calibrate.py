@@ -28,7 +28,7 @@ from .row_model import Linear, Prior, RowModel
 
 #: Weight of the physical defaults, and of the level above (see ``Prior.rows``).
 PRIOR_ROWS = 8.0
-PARENT_ROWS = 4.0
+PARENT_ROWS = 1.0
 #: an era with fewer usable rows has no fit of its own.
 MIN_ROWS = 4
 #: shares of the bounds at which a coefficient is tried that has no slope at its start (a floor that does not bind).

@@ -265,12 +265,20 @@ def _configure(row: RowProblem, facts: SourceFacts) -> None:
     _take(row, read_notes(run.text("notes")))
     for name, value in facts.config.items():
         known.setdefault(name, value)
+    for name, value in facts.instead.items():
+        if known.get(name, value) != value:
+            row.assume("contradicted", f"{name} {_shown(name, value)}, not as the row says: {facts.instead_why}")
+        known[name] = value
     if row.model.moe is None:
         known["ep"] = 1
     _degrees(row)
     if {"pp"} <= set(known):
         vp = known.get("vp", row.defaults.get("vp", 1))
         known.setdefault("layer_split", layer_split(row.model.n_layers, known["pp"] * vp))
+
+
+def _shown(name: str, value: int) -> str:
+    return "off" if name == "recompute" and not value else str(value)
 
 
 def _take(row: RowProblem, stated: Stated) -> None:

@@ -16,14 +16,19 @@ _TABLE = Path(__file__).resolve().parent / "source_facts.yaml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFacts:
-    """Overrides by kind of object; ``why`` names the place that states them (empty: nothing known)."""
+    """Overrides by kind of object; ``why`` names the place that states them (empty: nothing known).
+
+    ``instead`` contradicts what the row says, for the reason ``instead_why``.
+    """
 
     model: Mapping[str, Any] = field(default_factory=dict)
     workload: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, int] = field(default_factory=dict)
+    instead: Mapping[str, int] = field(default_factory=dict)
     software: Mapping[str, Any] = field(default_factory=dict)
     heads_by_hidden: Mapping[int, int] = field(default_factory=dict)
     why: str = ""
+    instead_why: str = ""
 
 
 @cache
@@ -38,7 +43,8 @@ def facts_of(source: str, address: str = "") -> SourceFacts:
     for entry in _entries():
         if re.search(entry["match"], words):
             kinds = {
-                kind: entry.get(kind, {}) for kind in ("model", "workload", "config", "software", "heads_by_hidden")
+                kind: entry.get(kind, {})
+                for kind in ("model", "workload", "config", "instead", "software", "heads_by_hidden")
             }
-            return SourceFacts(**kinds, why=entry["why"])
+            return SourceFacts(**kinds, why=entry["why"], instead_why=entry.get("instead_why", ""))
     return SourceFacts()

@@ -22,7 +22,8 @@ from .evidence import CalibrationData, Floats, Mask
 
 #: half-widths before any residual is seen, and below which none may fall (a circumstance never narrows).
 PRIOR: dict[str, float] = {
-    "era": 0.15, "sparse": 0.16, "borrowed": 0.20, "per_doubling": 0.01, "default": 0.05, "dimensions": 0.05,
+    "era": 0.15, "sparse": 0.16, "borrowed": 0.20, "per_doubling": 0.01, "contradicted": 0.02, "default": 0.05,
+    "dimensions": 0.05,
     "hardware": 0.41, "layout": 0.33, "method": 0.33, "micro_batch": 0.10, "network": 0.13, "numerics": 0.07,
     "recompute": 0.16, "software": 0.16,
 }  # fmt: skip

@@ -43,6 +43,7 @@ def test_round_trip_is_exact(name: str) -> None:
     [
         ("Megatron-LM (2021)", 2021, "volta", "megatron-lm-2021", "unfused"),
         ("Megatron-DeepSpeed", 2022, "ampere", "megatron-deepspeed-2022", "unfused"),
+        ("Megatron-DeepSpeed", 2023, "ampere", "megatron-deepspeed-2023", "unfused"),
         ("NeMo 24.07 (Megatron-Core)", 2024, "hopper", "megatron-core-2024", "cudnn"),
         ("Megatron-Bridge (Megatron-Core)", 2026, "blackwell", "megatron-core-2025", "cudnn"),
         ("llm-foundry/Composer FSDP", 2023, "ampere", "fsdp-2023", "triton"),

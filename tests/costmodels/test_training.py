@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from meshwright.costmodels.candidates import CandidateTable, unique_rows
 from meshwright.costmodels.estimate import Estimate
 from meshwright.costmodels.load_model import load_model
+from meshwright.costmodels.ops import kernels_per_layer
 from meshwright.costmodels.parallel import CpComm, ParallelConfig, Recompute
 from meshwright.costmodels.software import Software
 from meshwright.costmodels.training import estimate
@@ -143,3 +144,38 @@ def test_tensor_parallel_ranks_wait_for_each_other() -> None:
 def test_backward_collectives_hide_behind_gradient_gemms() -> None:
     c = ParallelConfig(tp=8, dp=64, sequence_parallel=1)
     assert step(c, SOFTWARE) < step(c, replace(SOFTWARE, tp_grad_overlap=False))
+
+
+def host_bound(launch: str, **coefficients: float) -> float:
+    """A step of small layers in which only ``launch`` of the host's times is not zero."""
+    none = {"launch_s": 1e-6, "layer_s": 0.0, "layer_backward_s": 0.0, "microbatch_s": 0.0, "host_coupling": 0.0}
+    software = replace(SOFTWARE, coefficients={**none, launch: 1.5e-3, **coefficients})
+    return step(ParallelConfig(dp=512), software, seq=512)
+
+
+def test_a_forward_that_waits_for_its_host_leaves_nothing_queued_for_backward() -> None:
+    """Equal host time costs more in forward: backward, whose kernels outlast its launches, starts later."""
+    assert host_bound("layer_s") > host_bound("layer_backward_s") * 1.02
+
+
+def test_the_device_pays_for_every_kernel() -> None:
+    model, c = load_model("gpt3-2.7b"), ParallelConfig()
+    work, small = Workload(seq_len=1024, global_batch=1), cluster(1)
+
+    def seconds(kernel_s: float) -> float:
+        quick = {"launch_s": 1e-6, "layer_s": 0.0, "layer_backward_s": 0.0, "microbatch_s": 0.0, "kernel_s": kernel_s}
+        return float(estimate(model, work, c, small, replace(SOFTWARE, coefficients=quick)).step_s)
+
+    kernels = float(kernels_per_layer(model, work, SOFTWARE, moe=False, c=c))
+    assert seconds(1e-5) - seconds(0.0) == pytest.approx(3 * kernels * model.n_layers * 1e-5, rel=1e-6)
+
+
+def test_gradients_added_by_a_kernel_of_their_own_cost_their_bytes() -> None:
+    model, c = load_model("gpt3-2.7b"), ParallelConfig(dp=8, micro_batch_size=4)
+    work = Workload(seq_len=2048, global_batch=64, precision="fp16", grad_dtype_bytes=2.0)
+    fused, apart = (
+        estimate(model, work, c, cluster(1), replace(SOFTWARE, separate_grad_add=s)).time.backward_s
+        for s in (False, True)
+    )
+    linear = 12 * model.hidden**2 * model.n_layers
+    assert float(apart - fused) == pytest.approx(2 * 6.0 * linear / 1.3e12, rel=0.8)

@@ -58,6 +58,14 @@ def test_facts_of_a_source_fill_cells(problem: Any) -> None:
     assert not row.model.tied_embeddings
 
 
+def test_a_fact_that_contradicts_its_table_is_said(problem: Any) -> None:
+    row = problem(source_id="vtrain-single", recompute="full")
+    assert row.known["recompute"] == 0
+    assert "recompute off, not as the row says" in row.assumed["contradicted"][0]
+    assert "contradicted" not in problem(source_id="vtrain-single", recompute="none").assumed
+    assert "contradicted" not in problem(source_id="vtrain-multi", recompute="full").assumed
+
+
 def test_heads_that_a_source_names_outside_its_table(problem: Any) -> None:
     cells = {"source_id": "bigscience-tr11", "n_heads": "", "n_kv_heads": "", "hidden": "14400", "ffn_hidden": "57600"}
     row = problem(**cells)
