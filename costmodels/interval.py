@@ -22,17 +22,24 @@ _MEMORY_SPARSE = 0.08
 _MEMORY_UNMEASURED = 0.05
 
 
-def time_sigma(cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, gpus: Any) -> Any:
+def time_sigma(
+    cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, gpus: Any, host_share: Any = 0.0
+) -> Any:
     """Standard deviation of log(measured / predicted) for step time, with nothing assumed about the run.
 
-    From the residuals of left-out runs (``residuals.py``): what the software's era brings, widened for sparse models,
-    devices without measured GEMMs and scales beyond 64 GPUs. An era that was never calibrated takes the error of
-    runs whose whole source was left out.
+    From the residuals of left-out runs (``residuals.py``): what the software's era brings within a node and across
+    nodes, widened for sparse models, devices without measured GEMMs, scales beyond 64 GPUs and steps that wait
+    ``host_share`` of their time for the host. An era that was never calibrated takes the error of runs whose whole
+    source was left out.
     """
-    found = shipped_residuals()
-    era = software.fit.half_width if software.fit is not None and software.fit.half_width > 0 else found.unfitted
+    found, fit = shipped_residuals(), software.fit
+    era: Any = found.unfitted
+    if fit is not None and fit.half_width > 0:
+        era = np.where(
+            np.asarray(gpus) > cluster.gpus_per_node, fit.half_width_across or fit.half_width, fit.half_width
+        )
     sparse, borrowed = float(model.moe is not None), float(is_borrowed(cluster, workload))
-    return found.half_width(era, sparse, borrowed, gpus) / Z90
+    return found.half_width(era, sparse, borrowed, gpus, host_share) / Z90
 
 
 def is_borrowed(cluster: Cluster, workload: Workload) -> bool:

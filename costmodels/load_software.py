@@ -146,7 +146,11 @@ def read_era(path: Path) -> Era:
     fit = None
     if fit_data:
         fit = Fit(
-            **{k: v for k, v in fit_data.items() if k in ("source", "n_rows", "mape", "rows_sha256", "half_width")}
+            **{
+                k: v
+                for k, v in fit_data.items()
+                if k in ("source", "n_rows", "mape", "rows_sha256", "half_width", "half_width_across")
+            }
         )
     software = Software(
         name=d["name"],

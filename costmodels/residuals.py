@@ -22,7 +22,9 @@ RESIDUALS_PATH = Path(__file__).resolve().parent / "software" / "residuals.yaml"
 #: Scale up to which runs are plentiful; beyond it every doubling widens.
 SCALE_FROM_GPUS = 64.0
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_NUMBERS = ("unfitted", "sparse", "borrowed", "per_doubling")
+_NUMBERS = ("unfitted", "sparse", "borrowed", "per_doubling", "host_bound")
+#: share of the step in which the device waits for its host from which a step counts as host-bound.
+_HOST_BOUND_FROM = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class Residuals:
         unfitted: software that was never calibrated (in place of the era's own).
         sparse: a model with experts; borrowed: a device without measured GEMMs of its own.
         per_doubling: every doubling of the GPUs beyond ``SCALE_FROM_GPUS``.
+        host_bound: steps that wait for their host, whose speed nobody states (see ``host_bound``).
         assumed: kind of assumption about a published run -> half-width (a plan assumes nothing).
     """
 
@@ -40,13 +43,23 @@ class Residuals:
     sparse: float
     borrowed: float
     per_doubling: float
+    host_bound: float
     assumed: Mapping[str, float]
 
-    def half_width(self, era: Any, sparse: Any, borrowed: Any, gpus: Any, kinds: Iterable[str] = ()) -> Any:
+    def half_width(
+        self, era: Any, sparse: Any, borrowed: Any, gpus: Any, host_share: Any = 0.0, kinds: Iterable[str] = ()
+    ) -> Any:
         """Half-width of the 90% interval of log(step time) for an era's own part and the circumstances."""
+        host = self.host_bound * host_bound(host_share)
         scale = self.per_doubling * np.log2(np.maximum(gpus, SCALE_FROM_GPUS) / SCALE_FROM_GPUS)
         other = sum(self.assumed[kind] ** 2 for kind in kinds)
-        return np.sqrt(era**2 + (self.sparse * sparse) ** 2 + (self.borrowed * borrowed) ** 2 + scale**2 + other)
+        known = era**2 + (self.sparse * sparse) ** 2 + (self.borrowed * borrowed) ** 2
+        return np.sqrt(known + scale**2 + host**2 + other)
+
+
+def host_bound(host_share: Any) -> Any:
+    """How much of ``Residuals.host_bound`` a step takes that waits ``host_share`` of its time for the host: 0 to 1."""
+    return np.minimum(np.asarray(host_share, float) / _HOST_BOUND_FROM, 1.0)
 
 
 def read_residuals(path: Path) -> Residuals:

@@ -210,7 +210,7 @@ def _summary(
     peak_rate = cluster.gpu.peak(workload.gemm_type)
     hardware = flops + again * workload.global_batch
     peak = memory.total
-    ts = time_sigma(cluster, model, workload, software, gpus)
+    ts = time_sigma(cluster, model, workload, software, gpus, time.host_s / step)
     ms = memory_sigma(cluster, model, software)
     spread, mem_spread = np.exp(Z90 * ts), np.exp(Z90 * ms)
     return Estimate(

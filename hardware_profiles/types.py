@@ -34,7 +34,8 @@ class Fit:
         mape: mean absolute relative error on rows left out by shape group (fraction).
         rows_sha256: hash of the sorted rows that the fit saw, empty if none.
         borrowed_from: name of the device whose shape of curve is used here, empty if own.
-        half_width: of the 90% interval of log(measured / predicted) on rows left out (0: not stated).
+        half_width: of the 90% interval of log(measured / predicted) on rows left out (0: not stated);
+            half_width_across: of runs over more than one node.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Fit:
     rows_sha256: str = ""
     borrowed_from: str = ""
     half_width: float = 0.0
+    half_width_across: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

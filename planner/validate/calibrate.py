@@ -24,6 +24,7 @@ from ...costmodels.load_software import load_era
 from ...costmodels.software import COEFFICIENTS, MEMORY_COEFFICIENTS
 from .backtest import BacktestResult
 from .evidence import CalibrationData, Floats, Mask, calibration_data
+from .pricing import software_with
 from .row_model import Linear, Prior, RowModel
 
 #: Weight of the physical defaults, and of the level above (see ``Prior.rows``).
@@ -208,6 +209,7 @@ def fit_all(
         elif borrow and common is not None:
             fits.append(_era_fit(data, era, mine, common, own=False))
     report(total, total)
+    data.host_share = data.priced.host_shares(software_with({fit.era: fit.coefficients for fit in fits}))
     return Calibration(data, fits)
 
 

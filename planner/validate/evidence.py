@@ -30,6 +30,7 @@ class CalibrationData:
     Attributes:
         usable: rows that may be fitted; weight: square root of how many rows each counts for.
         group: source x model x GPU type x scale.
+        host_share: share of the step in which the device waits for its host (as priced; a fit renews it).
     """
 
     priced: PricedRows
@@ -40,6 +41,7 @@ class CalibrationData:
     group: NDArray[Any]
     source: NDArray[Any]
     weight: Floats
+    host_share: Floats
 
     def hashes(self, rows: Mask) -> list[str]:
         """Sorted hashes of some rows."""
@@ -94,6 +96,7 @@ def calibration_data(result: BacktestResult, leave_out: Sequence[str] = ()) -> C
         group=groups,
         source=sources,
         weight=np.where(searched, 0.5 * weight, weight),
+        host_share=result.priced.host_shares(lambda software: software),
     )
 
 

@@ -1,7 +1,7 @@
 """Predictions of runs by coefficients that never saw them: leave one group, or one source, out.
 
 A group is source x model x GPU type x scale. For each fold both levels of the fit (all rows, era) are fitted
-again on the other rows, on the cost model linearised at the full fit (and, for sources, once more at the new
+again on the other rows, on the cost model linearised at the full fit (and, for sources, twice more at the new
 point); the left-out rows are then priced by the real cost model. Which candidate fills an unstated cell is not chosen
 again.
 """
@@ -19,6 +19,9 @@ from .backtest import BacktestResult, RowResult
 from .calibrate import MIN_ROWS, TIME_COEFFICIENTS, Calibration, Level
 from .evidence import CalibrationData, Floats, Mask
 from .spread import crossed_half_widths
+
+#: how often a fit without a whole source, which may lie far from the fit to all rows, is linearised again.
+_RELINEARISED = 2
 
 
 def fold_masks(data: CalibrationData, era: str, by: str) -> list[Mask]:
@@ -69,7 +72,7 @@ def without(level: Level, fold: Mask, *, relinearise: bool) -> dict[str, float]:
         return up if above is None or level.borrow else {}
     prior = level.prior(up)
     u = level.model.solve(level.linear, prior, keep, reach=0.5)
-    if relinearise:
+    for _ in range(_RELINEARISED if relinearise else 0):
         u = level.model.solve(level.model.linearised(u), prior, keep, reach=0.25)
     return {**up, **level.model.coefficients(u)}
 

@@ -109,6 +109,14 @@ class PricedRows:
             out[g.rows] = _step_s(g, g.table, g.workload, software_of(g.software))
         return out
 
+    def host_shares(self, software_of: Callable[[Software], Software]) -> Floats:
+        """Share of every row's step in which the device waits for its host, with changed software."""
+        out = np.zeros(len(self.rows))
+        for g in self.groups:
+            found = estimate(g.model, g.workload, g.table, g.cluster, software_of(g.software))
+            out[g.rows] = found.time.host_s / found.step_s
+        return out
+
     def reprice_many(self, names: Sequence[str], values: Floats, wanted: NDArray[np.bool_]) -> Floats:
         """Step seconds of the wanted rows under several sets of coefficients.
 

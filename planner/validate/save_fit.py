@@ -56,9 +56,14 @@ class Calibrated:
         steps = self.without_group if by == "group" else self.without_source
         return error_of(self.calibration.data, steps, [fit.era])
 
-    def half_width(self, fit: EraFit) -> float:
-        """The era's own part of the 90% interval; zero where it has too few rows of its own."""
-        return self.spread.by_era.get(fit.era, 0.0) if fit.own else 0.0
+    def half_width(self, fit: EraFit, *, across: bool = False) -> float:
+        """The era's own part of the 90% interval within a node or across nodes; zero where it has too few rows of its
+        own. Where runs of one kind are missing, those of the other stand in, if they are wider than all eras are."""
+        if not fit.own:
+            return 0.0
+        known = self.spread.by_era
+        other = max(known.get((fit.era, not across), 0.0), self.spread.pooled)
+        return known.get((fit.era, across), other)
 
 
 def calibrate_tables(
@@ -140,6 +145,7 @@ def _save_era(found: Calibrated, fit: EraFit, folder: Path | None) -> Path:
             "mape_source_left_out": round(found.error_left_out(fit, "source"), 4),
             "mape_in_sample": round(fit.error_in, 4),
             "half_width": round(found.half_width(fit), 4),
+            "half_width_across": round(found.half_width(fit, across=True), 4),
             "residuals": regimes(found.calibration, found.without_group, [fit.era]),
         }
     facts |= {"at_bound": list(fit.at_bound), "rows_sha256": rows_digest(hashes)}
@@ -163,7 +169,10 @@ def _save_residuals(found: Calibrated, target: Path) -> Path:
     crossed = crossed_half_widths(data, steps, "group")
     whole = coverage_by(data, steps, crossed, np.full(len(data.era), "all"))
     block = {
-        **{name: round(getattr(residuals, name), 4) for name in ("unfitted", "sparse", "borrowed", "per_doubling")},
+        **{
+            name: round(getattr(residuals, name), 4)
+            for name in ("unfitted", "sparse", "borrowed", "per_doubling", "host_bound")
+        },
         "assumed": {name: round(value, 4) for name, value in sorted(residuals.assumed.items())},
         "fit": {
             "source": "measured runs left out by group, intervals fitted on other groups",

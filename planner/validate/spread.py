@@ -1,7 +1,8 @@
 """Half-widths of 90% intervals, fitted on the residuals of left-out runs.
 
-The half-width of a row's log step time is the root of the squares of what its circumstances bring: its era, a sparse
-model, a borrowed device, doublings beyond 64 GPUs, each kind of assumption. They are found by quantile regression
+The half-width of a row's log step time is the root of the squares of what its circumstances bring: its era within a
+node or across nodes, a sparse model, a borrowed device, doublings beyond 64 GPUs, waiting for the host, each kind of
+assumption. They are found by quantile regression
 (pinball loss at 0.9 on the logarithm of the absolute residual), which asks that 90% of the rows lie inside and cares
 little how far the others are. Where rows are few a figure is pulled to a prior: an era's to the pooled one, the others
 to what ``residuals.yaml`` was first shipped with (judged).
@@ -16,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from ...costmodels.interval import is_borrowed
-from ...costmodels.residuals import SCALE_FROM_GPUS, Residuals
+from ...costmodels.residuals import SCALE_FROM_GPUS, Residuals, host_bound
 from .calibrate import Calibration
 from .evidence import CalibrationData, Floats, Mask
 
 #: half-widths before any residual is seen, and below which none may fall (a circumstance never narrows).
 PRIOR: dict[str, float] = {
-    "era": 0.15, "sparse": 0.16, "borrowed": 0.20, "per_doubling": 0.01, "contradicted": 0.02, "default": 0.05,
+    "era": 0.15, "sparse": 0.16, "borrowed": 0.20, "per_doubling": 0.01, "host_bound": 0.10,
+    "contradicted": 0.02, "default": 0.05,
     "dimensions": 0.05,
     "hardware": 0.41, "layout": 0.33, "method": 0.33, "micro_batch": 0.10, "network": 0.13, "numerics": 0.07,
     "recompute": 0.16, "software": 0.16,
@@ -41,23 +43,29 @@ _TERMS = tuple(PRIOR)[1:]
 
 @dataclass(slots=True)
 class Spread:
-    """Half-widths: pooled over eras, by era, and by circumstance."""
+    """Half-widths: pooled over eras, by era (within a node, across nodes), and by circumstance."""
 
     pooled: float
-    by_era: Mapping[str, float]
+    by_era: Mapping[tuple[str, bool], float]
     terms: Mapping[str, float]
 
     def residuals(self, unfitted: float) -> Residuals:
         """As ``costmodels`` takes them."""
-        plain = ("sparse", "borrowed", "per_doubling")
+        plain = ("sparse", "borrowed", "per_doubling", "host_bound")
         assumed = {name: value for name, value in self.terms.items() if name not in plain}
         return Residuals(unfitted=unfitted, **{name: self.terms[name] for name in plain}, assumed=assumed)
 
     def half_widths(self, data: CalibrationData) -> Floats:
         """Of every priced row."""
-        era = np.array([self.by_era.get(str(name), self.pooled) for name in data.era])
+        era = np.array([self.by_era.get(key, self.pooled) for key in _era_keys(data)])
         terms = circumstances(data) * np.array([self.terms[name] for name in _TERMS])
         return np.asarray(np.sqrt(era**2 + (terms**2).sum(axis=1)))
+
+
+def _era_keys(data: CalibrationData) -> list[tuple[str, bool]]:
+    """Era of every priced row, and whether it ran on more than one node."""
+    rows = data.priced.rows
+    return [(str(era), row.n_gpus > row.cluster.gpus_per_node) for era, row in zip(data.era, rows, strict=True)]
 
 
 def circumstances(data: CalibrationData) -> Floats:
@@ -67,6 +75,7 @@ def circumstances(data: CalibrationData) -> Floats:
         held: dict[str, float] = dict.fromkeys(row.assumed, 1.0)
         held["sparse"] = float(row.model.moe is not None)
         held["borrowed"] = float(is_borrowed(row.cluster, row.workload))
+        held["host_bound"] = float(host_bound(data.host_share[i]))
         held["per_doubling"] = float(np.log2(max(row.n_gpus, SCALE_FROM_GPUS) / SCALE_FROM_GPUS))
         out[i] = [held.get(name, 0.0) for name in _TERMS]
     return out
@@ -86,10 +95,11 @@ def fit_spread(data: CalibrationData, steps: Floats, rows: Mask, *, prior_era: f
     """
     from scipy.optimize import minimize
 
-    eras = sorted({str(name) for name in data.era[rows]})
+    keys = [key for key, mine in zip(_era_keys(data), rows, strict=True) if mine]
+    eras = sorted(set(keys))
     held = circumstances(data)[rows] ** 2
     size = np.log(np.maximum(np.abs(np.log(data.measured_step_s[rows] / steps[rows])), 1e-3))
-    member = np.array([[name == era for era in eras] for name in data.era[rows]], dtype=float)
+    member = np.array([[key == era for era in eras] for key in keys], dtype=float)
     design = np.hstack([member.reshape(len(size), len(eras)), held])
     prior = np.log([prior_era, *(PRIOR[name] for name in _TERMS)])
     first = np.concatenate([prior[:1], np.full(len(eras), prior[0]), prior[1:]])

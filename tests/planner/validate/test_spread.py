@@ -34,6 +34,7 @@ def made(n: int = 600, sparse_sigma: float = 0.3) -> Any:
         priced=SimpleNamespace(rows=rows), usable=np.ones(n, dtype=bool), era=era, source=era,
         group=np.array([f"g{i // 5}" for i in range(n)], dtype=object),
         measured_step_s=step * np.exp(sigma * rng.standard_normal(n)), steps=step, sparse=sparse,
+        host_share=np.zeros(n),
     )  # fmt: skip
 
 
@@ -48,8 +49,8 @@ def test_nine_of_ten_lie_inside_in_every_regime_also_where_left_out() -> None:
 def test_known_spreads_come_back() -> None:
     data = made()
     found = fit_spread(data, data.steps, data.usable)
-    assert found.by_era["one"] == pytest.approx(1.645 * 0.05, rel=0.25)
-    assert found.by_era["two"] == pytest.approx(1.645 * 0.10, rel=0.25)
+    assert found.by_era["one", False] == pytest.approx(1.645 * 0.05, rel=0.25)
+    assert found.by_era["two", False] == pytest.approx(1.645 * 0.10, rel=0.25)
     assert found.terms["sparse"] == pytest.approx(1.645 * 0.3, rel=0.25)
 
 
@@ -85,3 +86,23 @@ def test_a_broken_file_is_refused_in_one_sentence(tmp_path: Any) -> None:
     path.write_text("unfitted: 0.3\n", encoding="utf-8")
     with pytest.raises(InvalidProblemError, match="calibrate again"):
         read_residuals(path)
+
+
+def test_an_era_may_be_wider_across_nodes_than_within_one() -> None:
+    data = made()
+    for i, row in enumerate(data.priced.rows):
+        row.n_gpus = 16 if i % 4 < 2 else 8
+        data.measured_step_s[i] = data.steps[i] * np.exp((1.0 if row.n_gpus == 8 else 4.0) * 0.03 * ((i % 7) - 3) / 2)
+    found = fit_spread(data, data.steps, data.usable & ~data.sparse).by_era
+    assert found["one", True] > 2 * found["one", False]
+
+
+def test_steps_that_wait_for_their_host_are_less_certain() -> None:
+    cluster, model = load_cluster("dgx-a100-80", nodes=1), load_model("llama-3-8b")
+    work = Workload(seq_len=8192, global_batch=512)
+    fit = Fit(source="runs", n_rows=50, mape=0.04, half_width=0.08, half_width_across=0.12)
+    own = replace(load_era("megatron-core-2025").software, fit=fit)
+    calm, waiting, fully = time_sigma(cluster, model, work, own, 8, np.array([0.0, 0.1, 0.9]))
+    assert pytest.approx(calm) == 0.08 / 1.645 and calm < waiting < fully
+    assert fully == pytest.approx(np.hypot(0.08, shipped_residuals().host_bound) / 1.645)
+    assert time_sigma(cluster, model, work, own, 16) == pytest.approx(0.12 / 1.645)
