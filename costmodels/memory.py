@@ -93,26 +93,40 @@ def _mtp_parameters(model: ModelSpec, c: Any) -> tuple[Any, Any]:
 
 
 def memory_breakdown(
-    model: ModelSpec, workload: Workload, software: Software, c: Any, n_micro: Any, *, first_stage: bool = False
+    model: ModelSpec,
+    workload: Workload,
+    software: Software,
+    c: Any,
+    n_micro: Any,
+    *,
+    first_stage: bool = False,
+    with_cached: bool = False,
 ) -> tuple[MemoryBreakdown, Any]:
     """Ledger of the fullest stage (or of the first, where asked) and that stage's number (0: first).
 
     The candidates for the fullest are the first stage (most micro-batches in flight), the second (one fewer, maybe
     more layers) and the last (logits).
+
+    Args:
+        with_cached: fullest by what a tool shows that counts cached blocks too. Where the optimizer's step sets the
+            peak, stages of equal parameters peak alike, yet the first keeps the blocks of more activations.
     """
     held = _Grouped(lambda t: _stage_activations(model, workload, software, t), c, HELD_FIELDS)
     states = _Grouped(lambda t: _stage_states(model, workload, software, t), c, (*STATE_FIELDS, "optimizer_offload"))
     a, s = held.value, states.value
-    slack = software.coefficient("allocator_slack")
+    slack, lost = software.coefficient("allocator_slack"), software.coefficient("gradient_slack")
     live = _micro_batches_held(software, c, n_micro)
     in_use = [
         n * held.full(per) + held.full(short) for n, per, short in zip(live, a.per_micro_batch, a.short, strict=True)
     ]
     # activations are gone when the optimizer's step allocates
     total = [
-        states.full(state) + np.maximum((1.0 + slack) * m, states.full(u))
-        for state, m, u in zip(s.total, in_use, s.update, strict=True)
+        states.full(state) + lost * states.full(g) + np.maximum((1.0 + slack) * m, states.full(u))
+        for state, g, m, u in zip(s.total, s.gradients, in_use, s.update, strict=True)
     ]
+    if with_cached:
+        kept = [_cached(software, states.full(u), m) for m, u in zip(in_use, s.update, strict=True)]
+        total = [t + k for t, k in zip(total, kept, strict=True)]
     second, last = np.where(c.pp > 2, total[1], -1.0), np.where(c.pp > 1, total[2], -1.0)
     is_first = (total[0] >= second) & (total[0] >= last) | first_stage
     stage = np.where(is_first, 0, np.where(second >= last, 1, 2))
@@ -121,13 +135,14 @@ def memory_breakdown(
     moving = np.where(is_first, in_use[0], np.where(stage == 1, in_use[1], in_use[2]))
     update = states.at(s.update, stage)
     raises = np.maximum(update - (1.0 + slack) * moving, 0.0)
+    gradients = states.at(s.gradients, stage)
     tokens = c.micro_batch_size * workload.seq_len / c.cp
     sent = tokens * model.hidden * workload.activation_bytes
     groups = (c.tp > 1) + 1.0 * (c.cp > 1) + (c.pp > 1) + (c.dp > 1) + (c.ep > 1)
     gathered = states.full(s.gathered) + 0.0
     return MemoryBreakdown(
         weights_bytes=states.at(s.weights, stage),
-        gradients_bytes=states.at(s.gradients, stage),
+        gradients_bytes=gradients,
         optimizer_bytes=states.at(s.optimizer, stage),
         gathered_bytes=gathered,
         activations_bytes=moving - working - logits,
@@ -136,9 +151,16 @@ def memory_breakdown(
         # the gathered input of a sequence-parallel block; two sends and two receives of the pipeline
         buffers_bytes=sent * (c.sequence_parallel + 4.0 * (c.pp > 1) / c.tp) + s.buckets + raises,
         context_bytes=software.coefficient("context_bytes") + software.coefficient("communicator_bytes") * groups,
-        slack_bytes=slack * (moving + gathered),
-        cached_bytes=np.maximum((1.0 - software.coefficient("update_reuse")) * update - raises, 0.0),
+        slack_bytes=slack * (moving + gathered) + lost * gradients,
+        cached_bytes=_cached(software, update, moving),
     ), np.where(stage == 2, c.pp - 1, stage)
+
+
+def _cached(software: Software, update: Any, in_use: Any) -> Any:
+    """Blocks of the optimizer's step that stay cached: those that activations did not leave (``update_reuse``), as
+    far as they do not raise the peak already."""
+    raises = np.maximum(update - (1.0 + software.coefficient("allocator_slack")) * in_use, 0.0)
+    return np.maximum((1.0 - software.coefficient("update_reuse")) * update - raises, 0.0)
 
 
 class _Grouped:
@@ -275,14 +297,15 @@ def _update_bytes(
     per_parameter = software.coefficient("update_copy_bytes")
     if workload.grad_dtype_bytes < 4:
         per_parameter = per_parameter + software.coefficient("cast_copy_bytes")
-    norm_bytes = software.coefficient("norm_double_bytes")
-    if workload.task == "lora" or per_parameter + norm_bytes == 0:
+    norm_bytes, whole = software.coefficient("norm_double_bytes"), software.coefficient("whole_copy_bytes")
+    if workload.task == "lora" or per_parameter + norm_bytes + whole == 0:
         return 0.0
     d, e = dense_group(c), expert_group(c)
     sharded = dense / np.maximum(d.shard, 1) + expert / np.maximum(e.shard, 1)
     updated = np.where(c.zero_stage >= 1, sharded, dense + expert)
     norm = norm_bytes * np.minimum(params.largest_tensor, updated)
-    return np.where(c.optimizer_offload == 1, 0.0, np.maximum(per_parameter * updated, norm))
+    copies = np.maximum((per_parameter + whole * (c.zero_stage == 0)) * updated, norm)
+    return np.where(c.optimizer_offload == 1, 0.0, copies)
 
 
 def _model_states(

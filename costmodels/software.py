@@ -120,6 +120,12 @@ COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
     "optimizer_passes": (1.3, 1.0, 4.0, "HBM passes over the optimizer state, gradients and weights per step"),
     "jitter_per_doubling": (0.004, 0.0, 0.015, "slow-down for every doubling of nodes beyond one"),
     "allocator_slack": (0.02, 0.0, 0.20, "reserved but unused share of activation and gather memory"),
+    "gradient_slack": (
+        0.0,
+        0.0,
+        1.0,
+        "share of gradient memory lost to fragmentation where gradients are freed and allocated anew in every step",
+    ),
     "cpu_adam_params_per_s": (1.0e9, 0.2e9, 5e9, "parameters that host Adam updates per second and GPU"),
     "context_bytes": (1.6e9, 0.3e9, 6e9, "CUDA context, loaded kernels and library workspaces of one process"),
     "communicator_bytes": (0.5e9, 0.0, 1.5e9, "NCCL buffers of each kind of group a rank is in (tp, cp, pp, dp, ep)"),
@@ -131,6 +137,7 @@ COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
     "pipeline_slots": (0.0, 0.0, 4.0, "buffered micro-batches per pipeline stage where static; 0: the schedule's"),
     "bucket_elements": (0.0, 0.0, 4e9, "16-bit elements of fixed communication buckets, whatever the model's size"),
     "update_copy_bytes": (0.0, 0.0, 16.0, "bytes that the update allocates per parameter it updates, beyond the state"),
+    "whole_copy_bytes": (0.0, 0.0, 8.0, "same, only without ZeRO"),
     "cast_copy_bytes": (0.0, 0.0, 4.0, "same, only where gradients are 16 bits wide (their fp32 copy)"),
     "norm_double_bytes": (0.0, 0.0, 8.0, "bytes per element of the largest gradient tensor copied for its norm"),
     "update_reuse": (0.0, 0.0, 1.0, "share of the update's copies that cached activation blocks can serve"),
@@ -140,6 +147,7 @@ COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
 #: Coefficients that memory alone depends on; a fit to step times does not see them.
 MEMORY_COEFFICIENTS: tuple[str, ...] = (
     "allocator_slack",
+    "gradient_slack",
     "context_bytes",
     "communicator_bytes",
     "zero2_whole_gradients",
@@ -150,6 +158,7 @@ MEMORY_COEFFICIENTS: tuple[str, ...] = (
     "pipeline_slots",
     "bucket_elements",
     "update_copy_bytes",
+    "whole_copy_bytes",
     "cast_copy_bytes",
     "norm_double_bytes",
     "update_reuse",

@@ -233,8 +233,17 @@ def _counted(
         if (how.method, how.first_stage) in known:
             continue
         memory = result.memory
-        if how.first_stage:
-            memory, _ = memory_breakdown(first.model, workload, first.software, table, n_micro, first_stage=True)
+        shows_cached = how.method != "allocated"
+        if how.first_stage or shows_cached:
+            memory, _ = memory_breakdown(
+                first.model,
+                workload,
+                first.software,
+                table,
+                n_micro,
+                first_stage=how.first_stage,
+                with_cached=shows_cached,
+            )
         known[how.method, how.first_stage] = _array(counted_bytes(memory, how.method, capacity), len(table))
     return [known[how.method, how.first_stage] for how in counting]
 
