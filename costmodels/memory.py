@@ -115,10 +115,7 @@ def memory_breakdown(
     states = _Grouped(lambda t: _stage_states(model, workload, software, t), c, (*STATE_FIELDS, "optimizer_offload"))
     a, s = held.value, states.value
     slack, lost = software.coefficient("allocator_slack"), software.coefficient("gradient_slack")
-    live = _micro_batches_held(software, c, n_micro)
-    in_use = [
-        n * held.full(per) + held.full(short) for n, per, short in zip(live, a.per_micro_batch, a.short, strict=True)
-    ]
+    in_use, working_sets = _in_use(software, c, n_micro, held)
     # activations are gone when the optimizer's step allocates
     total = [
         states.full(state) + lost * states.full(g) + np.maximum((1.0 + slack) * m, states.full(u))
@@ -131,7 +128,8 @@ def memory_breakdown(
     is_first = (total[0] >= second) & (total[0] >= last) | first_stage
     stage = np.where(is_first, 0, np.where(second >= last, 1, 2))
 
-    working, logits = held.at(a.working, stage), held.at(a.logits, stage)
+    sets = np.where(stage == 0, working_sets[0], np.where(stage == 1, working_sets[1], working_sets[2]))
+    working, logits = sets * held.at(a.working, stage), held.at(a.logits, stage)
     moving = np.where(is_first, in_use[0], np.where(stage == 1, in_use[1], in_use[2]))
     update = states.at(s.update, stage)
     raises = np.maximum(update - (1.0 + slack) * moving, 0.0)
@@ -149,7 +147,7 @@ def memory_breakdown(
         working_bytes=working,
         logits_bytes=logits,
         # the gathered input of a sequence-parallel block; two sends and two receives of the pipeline
-        buffers_bytes=sent * (c.sequence_parallel + 4.0 * (c.pp > 1) / c.tp) + s.buckets + raises,
+        buffers_bytes=sent * (c.sequence_parallel + 4.0 * (c.pp > 1) / c.tp) + states.full(s.buckets) + raises,
         context_bytes=software.coefficient("context_bytes") + software.coefficient("communicator_bytes") * groups,
         slack_bytes=slack * (moving + gathered) + lost * gradients,
         cached_bytes=_cached(software, update, moving),
@@ -161,6 +159,19 @@ def _cached(software: Software, update: Any, in_use: Any) -> Any:
     far as they do not raise the peak already."""
     raises = np.maximum(update - (1.0 + software.coefficient("allocator_slack")) * in_use, 0.0)
     return np.maximum((1.0 - software.coefficient("update_reuse")) * update - raises, 0.0)
+
+
+def _in_use(software: Software, c: Any, n_micro: Any, held: _Grouped) -> tuple[list[Any], list[Any]]:
+    """Bytes of activations on the first, the second and the last stage at their peak, and how many working sets each
+    holds: two where forward and backward of different micro-batches do not share one (the last stage runs them in
+    turn)."""
+    a, unshared = held.value, software.coefficient("unshared_working")
+    live = _micro_batches_held(software, c, n_micro)
+    sets = [1.0 + unshared * (c.pp > stage + 1) * (n_micro > 1) for stage in (0, 1)] + [1.0]
+    in_use = []
+    for n, k, per, short, working in zip(live, sets, a.per_micro_batch, a.short, a.working, strict=True):
+        in_use.append(n * held.full(per) + held.full(short) + (k - 1.0) * held.full(working))
+    return in_use, sets
 
 
 class _Grouped:
@@ -285,7 +296,8 @@ def _stage_states(model: ModelSpec, workload: Workload, software: Software, c: A
         for kind in kinds
     )
     weights, gradients, optimizer = zip(*by_stage, strict=True)
-    buckets = 2.0 * software.coefficient("bucket_elements")
+    # stage 3 interleaves the bucket's partitions in a second buffer before it reduces and scatters them
+    buckets = 2.0 * software.coefficient("bucket_elements") * (1.0 + (c.zero_stage == 3))
     return StageStates(weights, gradients, optimizer, tuple(sum(s) for s in by_stage), update, gathered, buckets)
 
 
