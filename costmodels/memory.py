@@ -118,7 +118,7 @@ def memory_breakdown(
     in_use, working_sets = _in_use(software, c, n_micro, held)
     # activations are gone when the optimizer's step allocates
     total = [
-        states.full(state) + lost * states.full(g) + np.maximum((1.0 + slack) * m, states.full(u))
+        states.full(state + lost * g) + np.maximum((1.0 + slack) * m, states.full(u))
         for state, g, m, u in zip(s.total, s.gradients, in_use, s.update, strict=True)
     ]
     if with_cached:
@@ -128,12 +128,9 @@ def memory_breakdown(
     is_first = (total[0] >= second) & (total[0] >= last) | first_stage
     stage = np.where(is_first, 0, np.where(second >= last, 1, 2))
 
-    sets = np.where(stage == 0, working_sets[0], np.where(stage == 1, working_sets[1], working_sets[2]))
-    working, logits = sets * held.at(a.working, stage), held.at(a.logits, stage)
-    moving = np.where(is_first, in_use[0], np.where(stage == 1, in_use[1], in_use[2]))
-    update = states.at(s.update, stage)
+    working, logits = _at(working_sets, stage) * held.at(a.working, stage), held.at(a.logits, stage)
+    moving, update, gradients = _at(in_use, stage), states.at(s.update, stage), states.at(s.gradients, stage)
     raises = np.maximum(update - (1.0 + slack) * moving, 0.0)
-    gradients = states.at(s.gradients, stage)
     tokens = c.micro_batch_size * workload.seq_len / c.cp
     sent = tokens * model.hidden * workload.activation_bytes
     groups = (c.tp > 1) + 1.0 * (c.cp > 1) + (c.pp > 1) + (c.dp > 1) + (c.ep > 1)
@@ -166,12 +163,20 @@ def _in_use(software: Software, c: Any, n_micro: Any, held: _Grouped) -> tuple[l
     holds: two where forward and backward of different micro-batches do not share one (the last stage runs them in
     turn)."""
     a, unshared = held.value, software.coefficient("unshared_working")
-    live = _micro_batches_held(software, c, n_micro)
-    sets = [1.0 + unshared * (c.pp > stage + 1) * (n_micro > 1) for stage in (0, 1)] + [1.0]
-    in_use = []
-    for n, k, per, short, working in zip(live, sets, a.per_micro_batch, a.short, a.working, strict=True):
-        in_use.append(n * held.full(per) + held.full(short) + (k - 1.0) * held.full(working))
+    live, sets = _micro_batches_held(software, c, n_micro), [1.0, 1.0, 1.0]
+    in_use = [
+        n * held.full(per) + held.full(short) for n, per, short in zip(live, a.per_micro_batch, a.short, strict=True)
+    ]
+    if unshared:
+        more = [unshared * (c.pp > stage + 1) * (n_micro > 1) for stage in (0, 1)]
+        sets[:2] = [1.0 + k for k in more]
+        in_use[:2] = [m + k * held.full(w) for m, k, w in zip(in_use[:2], more, a.working[:2], strict=True)]
     return in_use, sets
+
+
+def _at(stages: list[Any], stage: Any) -> Any:
+    """A quantity of the first, second and last stage of every row, read at stage 0, 1 or 2 of it."""
+    return np.where(stage == 0, stages[0], np.where(stage == 1, stages[1], stages[2]))
 
 
 class _Grouped:
