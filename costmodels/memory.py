@@ -93,33 +93,43 @@ def _mtp_parameters(model: ModelSpec, c: Any) -> tuple[Any, Any]:
 
 
 def memory_breakdown(
-    model: ModelSpec, workload: Workload, software: Software, c: Any, n_micro: Any, *, first_stage: bool = False
+    model: ModelSpec,
+    workload: Workload,
+    software: Software,
+    c: Any,
+    n_micro: Any,
+    *,
+    first_stage: bool = False,
+    with_cached: bool = False,
 ) -> tuple[MemoryBreakdown, Any]:
     """Ledger of the fullest stage (or of the first, where asked) and that stage's number (0: first).
 
     The candidates for the fullest are the first stage (most micro-batches in flight), the second (one fewer, maybe
     more layers) and the last (logits).
+
+    Args:
+        with_cached: fullest by what a tool shows that counts cached blocks too. Where the optimizer's step sets the
+            peak, stages of equal parameters peak alike, yet the first keeps the blocks of more activations.
     """
     held = _Grouped(lambda t: _stage_activations(model, workload, software, t), c, HELD_FIELDS)
     states = _Grouped(lambda t: _stage_states(model, workload, software, t), c, (*STATE_FIELDS, "optimizer_offload"))
     a, s = held.value, states.value
-    slack = software.coefficient("allocator_slack")
-    live = _micro_batches_held(software, c, n_micro)
-    in_use = [
-        n * held.full(per) + held.full(short) for n, per, short in zip(live, a.per_micro_batch, a.short, strict=True)
-    ]
+    slack, lost = software.coefficient("allocator_slack"), software.coefficient("gradient_slack")
+    in_use, working_sets = _in_use(software, c, n_micro, held)
     # activations are gone when the optimizer's step allocates
     total = [
-        states.full(state) + np.maximum((1.0 + slack) * m, states.full(u))
-        for state, m, u in zip(s.total, in_use, s.update, strict=True)
+        states.full(state + lost * g) + np.maximum((1.0 + slack) * m, states.full(u))
+        for state, g, m, u in zip(s.total, s.gradients, in_use, s.update, strict=True)
     ]
+    if with_cached:
+        kept = [_cached(software, states.full(u), m) for m, u in zip(in_use, s.update, strict=True)]
+        total = [t + k for t, k in zip(total, kept, strict=True)]
     second, last = np.where(c.pp > 2, total[1], -1.0), np.where(c.pp > 1, total[2], -1.0)
     is_first = (total[0] >= second) & (total[0] >= last) | first_stage
     stage = np.where(is_first, 0, np.where(second >= last, 1, 2))
 
-    working, logits = held.at(a.working, stage), held.at(a.logits, stage)
-    moving = np.where(is_first, in_use[0], np.where(stage == 1, in_use[1], in_use[2]))
-    update = states.at(s.update, stage)
+    working, logits = _at(working_sets, stage) * held.at(a.working, stage), held.at(a.logits, stage)
+    moving, update, gradients = _at(in_use, stage), states.at(s.update, stage), states.at(s.gradients, stage)
     raises = np.maximum(update - (1.0 + slack) * moving, 0.0)
     tokens = c.micro_batch_size * workload.seq_len / c.cp
     sent = tokens * model.hidden * workload.activation_bytes
@@ -127,18 +137,46 @@ def memory_breakdown(
     gathered = states.full(s.gathered) + 0.0
     return MemoryBreakdown(
         weights_bytes=states.at(s.weights, stage),
-        gradients_bytes=states.at(s.gradients, stage),
+        gradients_bytes=gradients,
         optimizer_bytes=states.at(s.optimizer, stage),
         gathered_bytes=gathered,
         activations_bytes=moving - working - logits,
         working_bytes=working,
         logits_bytes=logits,
         # the gathered input of a sequence-parallel block; two sends and two receives of the pipeline
-        buffers_bytes=sent * (c.sequence_parallel + 4.0 * (c.pp > 1) / c.tp) + s.buckets + raises,
+        buffers_bytes=sent * (c.sequence_parallel + 4.0 * (c.pp > 1) / c.tp) + states.full(s.buckets) + raises,
         context_bytes=software.coefficient("context_bytes") + software.coefficient("communicator_bytes") * groups,
-        slack_bytes=slack * (moving + gathered),
-        cached_bytes=np.maximum((1.0 - software.coefficient("update_reuse")) * update - raises, 0.0),
+        slack_bytes=slack * (moving + gathered) + lost * gradients,
+        cached_bytes=_cached(software, update, moving),
     ), np.where(stage == 2, c.pp - 1, stage)
+
+
+def _cached(software: Software, update: Any, in_use: Any) -> Any:
+    """Blocks of the optimizer's step that stay cached: those that activations did not leave (``update_reuse``), as
+    far as they do not raise the peak already."""
+    raises = np.maximum(update - (1.0 + software.coefficient("allocator_slack")) * in_use, 0.0)
+    return np.maximum((1.0 - software.coefficient("update_reuse")) * update - raises, 0.0)
+
+
+def _in_use(software: Software, c: Any, n_micro: Any, held: _Grouped) -> tuple[list[Any], list[Any]]:
+    """Bytes of activations on the first, the second and the last stage at their peak, and how many working sets each
+    holds: two where forward and backward of different micro-batches do not share one (the last stage runs them in
+    turn)."""
+    a, unshared = held.value, software.coefficient("unshared_working")
+    live, sets = _micro_batches_held(software, c, n_micro), [1.0, 1.0, 1.0]
+    in_use = [
+        n * held.full(per) + held.full(short) for n, per, short in zip(live, a.per_micro_batch, a.short, strict=True)
+    ]
+    if unshared:
+        more = [unshared * (c.pp > stage + 1) * (n_micro > 1) for stage in (0, 1)]
+        sets[:2] = [1.0 + k for k in more]
+        in_use[:2] = [m + k * held.full(w) for m, k, w in zip(in_use[:2], more, a.working[:2], strict=True)]
+    return in_use, sets
+
+
+def _at(stages: list[Any], stage: Any) -> Any:
+    """A quantity of the first, second and last stage of every row, read at stage 0, 1 or 2 of it."""
+    return np.where(stage == 0, stages[0], np.where(stage == 1, stages[1], stages[2]))
 
 
 class _Grouped:
@@ -263,7 +301,8 @@ def _stage_states(model: ModelSpec, workload: Workload, software: Software, c: A
         for kind in kinds
     )
     weights, gradients, optimizer = zip(*by_stage, strict=True)
-    buckets = 2.0 * software.coefficient("bucket_elements")
+    # stage 3 interleaves the bucket's partitions in a second buffer before it reduces and scatters them
+    buckets = 2.0 * software.coefficient("bucket_elements") * (1.0 + (c.zero_stage == 3))
     return StageStates(weights, gradients, optimizer, tuple(sum(s) for s in by_stage), update, gathered, buckets)
 
 
@@ -275,14 +314,15 @@ def _update_bytes(
     per_parameter = software.coefficient("update_copy_bytes")
     if workload.grad_dtype_bytes < 4:
         per_parameter = per_parameter + software.coefficient("cast_copy_bytes")
-    norm_bytes = software.coefficient("norm_double_bytes")
-    if workload.task == "lora" or per_parameter + norm_bytes == 0:
+    norm_bytes, whole = software.coefficient("norm_double_bytes"), software.coefficient("whole_copy_bytes")
+    if workload.task == "lora" or per_parameter + norm_bytes + whole == 0:
         return 0.0
     d, e = dense_group(c), expert_group(c)
     sharded = dense / np.maximum(d.shard, 1) + expert / np.maximum(e.shard, 1)
     updated = np.where(c.zero_stage >= 1, sharded, dense + expert)
     norm = norm_bytes * np.minimum(params.largest_tensor, updated)
-    return np.where(c.optimizer_offload == 1, 0.0, np.maximum(per_parameter * updated, norm))
+    copies = np.maximum((per_parameter + whole * (c.zero_stage == 0)) * updated, norm)
+    return np.where(c.optimizer_offload == 1, 0.0, copies)
 
 
 def _model_states(

@@ -30,6 +30,7 @@ from meshwright.planner.validate.calibrate import calibrate  # noqa: E402
 from meshwright.planner.validate.evidence import NEVER_FITTED  # noqa: E402
 from meshwright.planner.validate.held_out import predict_held_out  # noqa: E402
 from meshwright.planner.validate.memory_counting import counting_of  # noqa: E402
+from meshwright.planner.validate.memory_fit import fit_memory, mean_error, memory_data, under_share  # noqa: E402
 from meshwright.planner.validate.report import MEMORY_COLUMNS, markdown_table  # noqa: E402
 from meshwright.planner.validate.scores import (  # noqa: E402
     Score,
@@ -176,14 +177,38 @@ def memory_section(result: BacktestResult) -> str:
     return markdown_table(table, MEMORY_COLUMNS, "peak memory (%)", "memory_rows") + "\n" + _outcomes(result)
 
 
+def memory_left_out_section(result: BacktestResult) -> str:
+    """Peak memory with the run's group left out of the fit of context, communicators and slack."""
+    fits = fit_memory(memory_data(result))
+    data = fits.data
+    sources = np.array([set_name(row) for row in data.results], dtype=object)
+    stated = np.array([row.status == "ok" for row in data.results])
+    described = np.array([is_stated(row) for row in data.results])
+    sets = [(str(name), data.usable & (sources == name)) for name in dict.fromkeys(sources[data.usable])]
+    sets += [
+        ("all pre-training", data.usable),
+        ("all, as stated", data.usable & stated),
+        ("all, layout and recompute stated", data.usable & described),
+    ]
+    header = ["peak memory (%)", "rows", "fitted: MAPE", "under", "left out: MAPE", "under"]
+    rows = []
+    for name, mine in sets:
+        pairs = [(mean_error(e[mine]), under_share(e[mine])) for e in (fits.error, fits.error_left_out)]
+        rows.append([name, str(int(mine.sum())), *(percent(value) for pair in pairs for value in pair)])
+    return lines_of(header, rows)
+
+
 def _outcomes(result: BacktestResult) -> str:
     whole = score(plain(result.rows))
+    told = score([r for r in plain(result.rows) if r.status == "ok" or is_stated(r)])
     known = [r for r in result.rows if math.isfinite(measured(r, "peak_memory_gb"))]
     uncounted = sum(not counting_of(r.run).known for r in known)
     skipped = f" {uncounted} of {len(known)} rows do not say how their peak was counted and are not scored."
     text = (
         f"Of {whole.oom_rows} runs that ran out of memory {percent(whole.oom_recall, 0)}% are called infeasible; of "
-        f"the runs that went through {percent(whole.false_alarms)}% are (false alarms)."
+        f"the runs that went through {percent(whole.false_alarms)}% are (false alarms). Of those that describe their "
+        f"layout and recomputation it is {percent(told.oom_recall, 0)}% of {told.oom_rows}, with "
+        f"{percent(told.false_alarms)}% false alarms."
     )
     return textwrap.fill(text + (skipped if uncounted else ""), 118) + "\n"
 
@@ -320,6 +345,7 @@ def main() -> None:
     scored = sum(bool(errors([r])) for r in plain(result.rows))
     data = f"{len(paths)} tables, {len(result.rows)} rows, {scored} pre-training rows scored.\n"
     sections = {"data": data, "shipped": shipped_section(result), "memory": memory_section(result)}
+    sections["memory_left_out"] = memory_left_out_section(result)
     IMAGES.mkdir(exist_ok=True)
     if asked.held_out:
         fits = calibrate(result, leave_out=NEVER_FITTED)

@@ -129,6 +129,7 @@ def _curve_to_dict(curve: Curve) -> dict[str, Any]:
             "rows_sha256": fit.rows_sha256,
             "borrowed_from": fit.borrowed_from,
             "half_width": fit.half_width,
+            "half_width_across": fit.half_width_across,
         },
     }
 
@@ -136,7 +137,7 @@ def _curve_to_dict(curve: Curve) -> dict[str, Any]:
 def _curve_from_dict(section: Section) -> Curve:
     section.check_keys(("coefficients", "provenance", "fit"))
     numbers, fit = section.section("coefficients"), section.section("fit")
-    fit.check_keys(("source", "n_rows", "mape", "rows_sha256", "borrowed_from"), ("half_width",))
+    fit.check_keys(("source", "n_rows", "mape", "rows_sha256", "borrowed_from"), ("half_width", "half_width_across"))
     word = section.text("provenance")
     if word not in set(Provenance):
         raise section.error("provenance", f"is {word!r}, expected one of {', '.join(Provenance)}")
@@ -150,6 +151,7 @@ def _curve_from_dict(section: Section) -> Curve:
             rows_sha256=fit.text("rows_sha256"),
             borrowed_from=fit.text("borrowed_from"),
             half_width=fit.figure("half_width", 0.0, zero_allowed=True),
+            half_width_across=fit.figure("half_width_across", 0.0, zero_allowed=True),
         ),
     )
 

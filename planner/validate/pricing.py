@@ -204,7 +204,8 @@ def _price_group(
         span = slice(start, start + size)
         chosen.append(start + best_fitting(step[span], fit[span], peak[span]))
         start += size
-    counted = _counted(first, workload, table, result, [counting_of(rows[i].run) for i in members])
+    counting = [counting_of(rows[i].run) for i in members]
+    counted = counted_peaks(first.model, workload, first.software, first.cluster, table, counting, result.memory)
     columns = {
         name: _array(getattr(result, name), len(table))
         for name in ("step_low_s", "step_high_s", "tokens_per_s_per_gpu", "peak_low_bytes", "peak_high_bytes")
@@ -230,20 +231,32 @@ def _price_group(
     return group, out
 
 
-def _counted(
-    first: RowProblem, workload: Workload, table: CandidateTable, result: Any, counting: Sequence[Counting]
+def counted_peaks(
+    model: ModelSpec,
+    workload: Workload,
+    software: Software,
+    cluster: Cluster,
+    table: CandidateTable,
+    counting: Sequence[Counting],
+    memory: Any = None,
 ) -> list[Floats]:
-    """For every row of a group, the peak of every candidate as the row's source counts it."""
-    capacity = first.cluster.gpu.memory_bytes
+    """For every way of counting, the peak of every candidate of the table in it (bytes).
+
+    Args:
+        memory: ledger of the fullest stages where it is there already; the stage that shows most may be another.
+    """
+    one_stage = not np.any(np.asarray(table.pp) > 1)
     n_micro = np.maximum(workload.global_batch / (table.micro_batch_size * table.dp), 1.0)
     known: dict[tuple[str, bool], Floats] = {}
     for how in counting:
         if (how.method, how.first_stage) in known:
             continue
-        memory = result.memory
-        if how.first_stage:
-            memory, _ = memory_breakdown(first.model, workload, first.software, table, n_micro, first_stage=True)
-        known[how.method, how.first_stage] = _array(counted_bytes(memory, how.method, capacity), len(table))
+        shown, shows_cached = memory, how.method != "allocated"
+        if shown is None or how.first_stage or (shows_cached and not one_stage):
+            kinds = {"first_stage": how.first_stage, "with_cached": shows_cached}
+            shown, _ = memory_breakdown(model, workload, software, table, n_micro, **kinds)
+        peak = counted_bytes(shown, how.method, cluster.gpu.memory_bytes)
+        known[how.method, how.first_stage] = _array(peak, len(table))
     return [known[how.method, how.first_stage] for how in counting]
 
 

@@ -263,6 +263,7 @@ def _configure(row: RowProblem, facts: SourceFacts) -> None:
     _take(row, read_zero(run.text("zero_stage_or_fsdp")))
     _take(row, read_recompute(run.text("recompute"), row.model.n_layers, framework=row.software.framework))
     _take(row, read_notes(run.text("notes")))
+    known.update({name: value for name, value in facts.where_stated.items() if known.get(name)})
     for name, value in facts.config.items():
         known.setdefault(name, value)
     for name, value in facts.instead.items():

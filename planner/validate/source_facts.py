@@ -18,12 +18,14 @@ _TABLE = Path(__file__).resolve().parent / "source_facts.yaml"
 class SourceFacts:
     """Overrides by kind of object; ``why`` names the place that states them (empty: nothing known).
 
-    ``instead`` contradicts what the row says, for the reason ``instead_why``.
+    ``where_stated`` says what a word of the row's own cell means with that source's scripts; ``instead`` contradicts
+    what the row says, for the reason ``instead_why``.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
     workload: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, int] = field(default_factory=dict)
+    where_stated: Mapping[str, int] = field(default_factory=dict)
     instead: Mapping[str, int] = field(default_factory=dict)
     software: Mapping[str, Any] = field(default_factory=dict)
     heads_by_hidden: Mapping[int, int] = field(default_factory=dict)
@@ -44,7 +46,15 @@ def facts_of(source: str, address: str = "") -> SourceFacts:
         if re.search(entry["match"], words):
             kinds = {
                 kind: entry.get(kind, {})
-                for kind in ("model", "workload", "config", "instead", "software", "heads_by_hidden")
+                for kind in (
+                    "model",
+                    "workload",
+                    "config",
+                    "where_stated",
+                    "instead",
+                    "software",
+                    "heads_by_hidden",
+                )
             }
             return SourceFacts(**kinds, why=entry["why"], instead_why=entry.get("instead_why", ""))
     return SourceFacts()

@@ -251,3 +251,66 @@ def test_pure_bf16_has_no_main_copy_to_share() -> None:
     for framework in ("torchtitan", "megatron-lm"):
         m = ledger(replace(UNFUSED, framework=framework), work, dp=8, zero_stage=3)
         assert float(m.weights_bytes + m.gradients_bytes + m.optimizer_bytes) == pytest.approx(8 * n / 8)
+
+
+def test_without_zero_deepspeed_casts_and_flattens_all_gradients() -> None:
+    """DeepSpeed fp16/fused_optimizer.py, step: every gradient cast to fp32 (4 bytes), then all flattened (4 more)."""
+    soft = with_coefficients(update_copy_bytes=6.0, whole_copy_bytes=2.0)
+    n = float(stage_parameters(gpt(24, 2048, 16), ParallelConfig()).dense.first)
+    for zero_stage, per_param in ((0, 8.0), (1, 6.0 / 4)):
+        m = ledger(soft, FP16, dp=4, zero_stage=zero_stage, micro_batch_size=8)
+        assert float(m.cached_bytes) == pytest.approx(per_param * n)
+
+
+def test_stage_3_reduces_from_a_second_bucket() -> None:
+    """DeepSpeed comm/coalesced_collectives.py, reduce_scatter_coalesced: a bucket of 5e8 16-bit elements (1 GB) is
+    concatenated by rank into another one."""
+    some, none = with_coefficients(bucket_elements=5e8), UNFUSED
+
+    def added(zero_stage: int) -> float:
+        full, bare = (ledger(s, FP16, dp=8, zero_stage=zero_stage) for s in (some, none))
+        return float(full.buffers_bytes - bare.buffers_bytes)
+
+    assert [added(z) for z in (1, 2, 3)] == pytest.approx([1e9, 1e9, 2e9])
+
+
+def test_gradients_that_are_freed_fragment_by_their_own_size() -> None:
+    """A quarter of 2 bytes per parameter; the same whatever the activations are."""
+    n = float(stage_parameters(gpt(24, 2048, 16), ParallelConfig()).dense.first)
+    for micro in (1, 8):
+        lost = [ledger(with_coefficients(gradient_slack=s), FP16, micro_batch_size=micro) for s in (0.0, 0.25)]
+        assert float(lost[1].slack_bytes - lost[0].slack_bytes) == pytest.approx(0.25 * 2 * n)
+        assert float(lost[1].total - lost[0].total) == pytest.approx(0.25 * 2 * n)
+
+
+def test_working_sets_that_accumulation_does_not_share() -> None:
+    """OneFlow core/job/intra_job_mem_sharing_util.cpp: chains of several micro-batches keep their own temporaries, so
+    that every stage but the last holds those of a forward and of a backward pass."""
+    model, shared = gpt(24, 2048, 16), with_coefficients(allocator_slack=0.0)
+    soft = with_coefficients(allocator_slack=0.0, unshared_working=1.0)
+
+    def working(software: Software, pp: int, n_micro: float) -> float:
+        c = ParallelConfig(pp=pp, recompute=FULL)
+        return float(memory_breakdown(model, FP16, software, c, np.float64(n_micro), first_stage=True)[0].working_bytes)
+
+    one = working(shared, 4, 8)
+    assert working(soft, 4, 8) == pytest.approx(2 * one)
+    assert working(soft, 4, 1) == pytest.approx(one) and working(soft, 1, 8) == pytest.approx(working(shared, 1, 8))
+    bare, full = (ledger(s, FP16, first_stage=True, pp=4, recompute=FULL) for s in (shared, soft))
+    assert float(full.total - bare.total) == pytest.approx(one)
+    assert float(full.activations_bytes) == pytest.approx(float(bare.activations_bytes))
+
+
+def test_the_stage_that_shows_most_keeps_the_most_activation_blocks() -> None:
+    """The optimizer's step sets the peak of all stages, by 6 bytes per parameter: the last needs most (it has the final
+    norm too), the first shows most (what four micro-batches in flight left is cached)."""
+    model = replace(gpt(24, 2048, 16), vocab=6400, learned_positions=0)
+    soft = with_coefficients(update_copy_bytes=6.0, allocator_slack=0.0)
+    c = ParallelConfig(pp=4, recompute=FULL)
+    needed, last = memory_breakdown(model, FP16, soft, c, np.float64(8))
+    shown, first = memory_breakdown(model, FP16, soft, c, np.float64(8), with_cached=True)
+    assert (int(last), int(first)) == (3, 0)
+    assert float(needed.total) > float(shown.total)
+    assert float(shown.total + shown.cached_bytes) > float(needed.total + needed.cached_bytes)
+    in_use = float(shown.activations_bytes + shown.working_bytes + shown.logits_bytes)
+    assert float(shown.cached_bytes) == pytest.approx(in_use)

@@ -65,7 +65,8 @@ def test_predictions_are_the_cost_models(result: Any) -> None:
 
 
 def test_memory_is_counted_as_the_source_counts(write_table: Any) -> None:
-    path = write_table(row_text(), row_text(notes="max memory reserved"), row_text(notes="memory allocated"))
+    notes = ("", "max memory reserved", "memory allocated")
+    path = write_table(*(row_text(pp="1", dp="8", notes=text) for text in notes))
     peaks = [r.peak_memory_gb for r in backtest([path], estimator=toy_estimate).rows]
     assert peaks[0] - peaks[1] == pytest.approx(2.0)  # no context
     assert peaks[1] - peaks[2] == pytest.approx(1.0)  # no slack

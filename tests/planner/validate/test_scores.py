@@ -74,15 +74,19 @@ def test_duplicates_inconsistent_and_fine_tuning_rows_stand_apart(write_table: A
 def test_memory_and_outcomes(write_table: Any) -> None:
     nvidia = "used/total GiB (nvidia-smi style)"
     gib = 2.0**30 / 1e9
-    # 2 sequences, tp 2, pp 2, no recompute: 20 + 3 GB on the device
+    # 2 sequences, tp 2, no recompute: 40 + 3 GB on the device
     rows = scored(
         write_table,
-        row_text(recompute="none", notes=nvidia, peak_memory_gb=str(23 / gib)),
-        row_text(recompute="none", notes=nvidia, peak_memory_gb=str(2 * 23 / gib)),
-        row_text(recompute="none", micro_batch="16", outcome="oom", peak_memory_gb="", tps_gpu_effective=""),
-        row_text(recompute="none", outcome="oom", peak_memory_gb="", tps_gpu_effective=""),
-        row_text(recompute="none", micro_batch="16", peak_memory_gb=""),
-        row_text(recompute="none", outcome="oom", notes="OOM / not run (dash in table)", tps_gpu_effective=""),
+        row_text(pp="1", dp="8", recompute="none", notes=nvidia, peak_memory_gb=str(43 / gib)),
+        row_text(pp="1", dp="8", recompute="none", notes=nvidia, peak_memory_gb=str(2 * 43 / gib)),
+        row_text(
+            pp="1", dp="8", recompute="none", micro_batch="16", outcome="oom", peak_memory_gb="", tps_gpu_effective=""
+        ),
+        row_text(pp="1", dp="8", recompute="none", outcome="oom", peak_memory_gb="", tps_gpu_effective=""),
+        row_text(pp="1", dp="8", recompute="none", micro_batch="16", peak_memory_gb=""),
+        row_text(
+            pp="1", dp="8", recompute="none", outcome="oom", notes="OOM / not run (dash in table)", tps_gpu_effective=""
+        ),
     )
     s = score(rows)
     assert s.memory_rows == 2 and s.memory_mape == pytest.approx(0.25) and s.memory_under == 0.5
