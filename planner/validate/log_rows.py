@@ -159,7 +159,7 @@ def _step_s(facts: LogFacts, settled: Settled, cells: dict[str, str]) -> float:
 
 def runs_csv(runs: Sequence[Run]) -> str:
     """Rows as a table that ``calibrate`` and ``backtest`` read again: ``COLUMNS``, then whatever else the rows hold."""
-    extra = sorted({name for run in runs for name in run.cells} - set(COLUMNS))
+    extra = sorted({name for run in runs for name, text in run.cells.items() if text} - set(COLUMNS))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*COLUMNS, *extra])

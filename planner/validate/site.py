@@ -87,8 +87,8 @@ def placed(run: Run, site: Site) -> Run:
         _check_model(run, site.model_of(run))
         filled = {**run.cells, "gpu": site.base.gpu.name, "gpus_per_node": str(site.base.gpus_per_node)}
         filled |= {"gpu_memory_gb": "", "interconnect": "", **_throughput(run, n_gpus)}
-    except BadCellError:
-        return run  # costs the row alone, with its own reason
+    except BadCellError as error:
+        return replace(run, broken=str(error))  # costs this row alone
     except MeshwrightError as error:
         sentence = str(error).rstrip(".")
         raise InvalidProblemError(f"{run.place}: {sentence}; correct the row, or --cluster.") from None

@@ -53,7 +53,7 @@ def _rates(text: str) -> list[float]:
 
 
 def _read_config(facts: LogFacts, text: str) -> None:
-    dump = dict(re.findall(r"(\w+) \.{2,} (\d+)\s*$", text, re.MULTILINE))
+    dump = dict(re.findall(r"\b(\w+) \.* (\d+)\s*$", text, re.MULTILINE))  # long names leave no room for dots
     config = _json_dump(text)
     stated = {**settings(json.dumps(config), _DUMP), **dump}
     micro, accumulated = whole(stated, "train_micro_batch_size_per_gpu"), whole(stated, "gradient_accumulation_steps")
