@@ -29,8 +29,8 @@ from .row_model import Linear, Prior, RowModel
 #: Weight of the physical defaults, and of the level above (see ``Prior.rows``).
 PRIOR_ROWS = 8.0
 PARENT_ROWS = 1.0
-#: Weight of the shipped coefficients where a user's own runs are fitted (see docs/calibrate.md for how it was chosen).
-OWN_PRIOR_ROWS = 8.0
+#: Weight of the shipped coefficients where a user's own runs are fitted (docs/own_runs_error.py is how it was chosen).
+OWN_PRIOR_ROWS = 2.0
 #: an era with fewer usable rows has no fit of its own, unless the shipped coefficients hold what the rows do not say.
 MIN_ROWS = 4
 #: shares of the bounds at which a coefficient is tried that has no slope at its start (a floor that does not bind).

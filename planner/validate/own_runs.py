@@ -9,6 +9,7 @@ from pathlib import Path
 from ...costmodels.load_software import Era
 from ...costmodels.model_spec import ModelSpec
 from ...hardware_profiles.errors import InvalidProblemError
+from ...hardware_profiles.load import list_gpus, resolve_gpu
 from .log_rows import LogOptions, row_of_log
 from .runs import REQUIRED_OWN, Run, read_runs
 from .site import ANY_FILE, Site, load_site, placed
@@ -25,7 +26,7 @@ class OwnRuns:
 
 def is_table(path: str | Path) -> bool:
     """A table of runs by its name, or by its first line; anything else is taken for a log."""
-    if Path(path).suffix.lower() in (".csv", ".tsv"):
+    if Path(path).suffix.lower() == ".csv":
         return True
     try:
         with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
@@ -33,6 +34,18 @@ def is_table(path: str | Path) -> bool:
     except OSError as error:
         raise InvalidProblemError(f"{path} cannot be read: {error.strerror or error}.") from None
     return all(name in header.split(",") for name in REQUIRED_OWN)
+
+
+def _with_clear_gpu(run: Run, site: Site) -> Run:
+    """The row of a log without the driver's name of the GPU, where that could be several or the cluster's is its own
+    kind; a clear name is kept, to be held against the cluster.
+    """
+    name = run.text("gpu")
+    try:
+        clear = not name or (resolve_gpu(name) in list_gpus() and site.base.gpu.name in list_gpus())
+    except InvalidProblemError:
+        clear = False
+    return run if clear else replace(run, cells={**run.cells, "gpu": ""})
 
 
 def read_own_runs(
@@ -73,6 +86,7 @@ def read_own_runs(
         row = row_of_log(path, replace(options, usual_gpus=usual))
         number += 1
         runs.append(row.run)
+        row.run = _with_clear_gpu(row.run, site)
         notes += row.notes
         if row.model is not None:
             models[row.run.file] = row.model

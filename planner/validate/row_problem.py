@@ -131,7 +131,8 @@ def _build(run: Run, site: Site | None) -> RowProblem:
         method=read_method(run.text("notes"), run.text("model_name")),
     )
     for note in model_notes:
-        row.assume("dimensions", note)
+        if site is None or " of " not in note:  # who names a shipped model for an own run means its dimensions
+            row.assume("dimensions", note)
     for note in cluster_notes:
         row.assume("network", note)
     for note in workload_notes:

@@ -29,6 +29,8 @@ _ITERATION = re.compile(
 _BATCH = re.compile(r"global[ _]batch[ _]size\s*[:=]\s*(\d+)")
 _MEMORY = re.compile(r"memory \(MB\) \|.*?max allocated: ([\d.]+)(?:.*?max reserved: ([\d.]+))?")
 _ARGUMENT = re.compile(r"(?:^|[\s:\]])([A-Za-z]\w*) \.{2,} ?(.*?)\s*$", re.MULTILINE)
+_BLOCK = re.compile(r"-{3,} arguments -{3,}(.*?)-{3,} end of arguments", re.DOTALL)
+_VOCABULARY = re.compile(r"padded vocab \(size: \d+\).*?new size: (\d+)")
 _WORLD = re.compile(r"using world size: (\d+)")
 _MIB_PER_GIB = 1024.0
 #: arguments that stand for an option when they are off; the option they stand for.
@@ -86,8 +88,15 @@ def _read_degrees(facts: LogFacts, text: str) -> None:
 
 
 def _arguments(text: str) -> dict[str, str]:
-    """The dump as text by name; a log of several starts gives the last."""
-    return dict(_ARGUMENT.findall(text))
+    """The dump as text by name; a log of several starts gives the last. DeepSpeed prints its own in the same form."""
+    blocks = _BLOCK.findall(text)
+    if not blocks:
+        return {}
+    found = dict(_ARGUMENT.findall(blocks[-1]))
+    vocabulary = _VOCABULARY.search(text)
+    if vocabulary:  # releases before 2023 print it after the dump
+        found.setdefault("padded_vocab_size", vocabulary.group(1))
+    return found
 
 
 def _read_arguments(facts: LogFacts, dump: dict[str, str]) -> None:
@@ -141,7 +150,9 @@ def _words(dump: dict[str, str]) -> list[str]:
 
 
 def _values(text: str, *, pattern: bool) -> list[str]:
-    """Words of one value: a list's members (a pattern of layers stays whole), types by their short names."""
+    """Words of one value: a list's members (a pattern of layers stays whole), types by their short names, ``1.0`` (as
+    DeepSpeed's ZeRO stage is kept) as a whole number.
+    """
     if text.startswith("[") and not pattern:
         return [word.strip().strip("'\"") for word in text.strip("[]").split(",")]
-    return [_DTYPES.get(text, text)]
+    return [_DTYPES.get(text, re.sub(r"^(\d+)\.0$", r"\1", text))]

@@ -105,6 +105,7 @@ def _read_model(facts: LogFacts, text: str) -> None:
         return
     said = dict(re.findall(r"\b(\w+)=([\d.]+)", args.group(1)))
     facts.state(**{column: said[name] for name, column in _DIMENSIONS.items() if name in said})
+    facts.words.append("style=llama")
     if said.get("vocab_size", "0").isdigit() and int(said.get("vocab_size", 0)) > 0:
         facts.state(vocab=said["vocab_size"])
     if "dim" in said and "multiple_of" in said and "moe" not in args.group(1):

@@ -119,6 +119,20 @@ def test_a_dump_behind_a_rank_is_read_too() -> None:
     assert facts.cells["tp"] == "2"
 
 
+def test_a_dump_of_2021_on_deepspeed() -> None:
+    """Checkpointing under its old name, the vocabulary behind the dump, DeepSpeed's own dump in the same form."""
+    gone = ("recompute_granularity", "recompute_method", "recompute_num_layers", "padded_vocab_size", "world_size")
+    dump = samples.arguments({"checkpoint_activations": True, "checkpoint_num_layers": 1, "deepspeed": True})
+    dump = "".join(line for line in dump.splitlines(keepends=True) if line.split(" .")[0].strip() not in gone)
+    text = (
+        "using world size: 16, data-parallel-size: 4, tensor-model-parallel size: 2, pipeline-model-parallel size: 2\n"
+    )
+    text += dump + " > padded vocab (size: 50257) with 175 dummy tokens (new size: 50432)\n" + samples.DEEPSPEED_CONFIG
+    facts = facts_of(text + samples.megatron_2021())
+    assert facts.framework == "Megatron-DeepSpeed"
+    assert (facts.cells["n_gpus"], facts.cells["recompute"], facts.cells["vocab"]) == ("16", "full", "50432")
+
+
 def test_arguments_that_contradict_their_world_size_are_said() -> None:
     facts = facts_of(samples.arguments({"world_size": 6}) + samples.megatron_now())
     assert facts.model is None and "tp" not in facts.cells
@@ -151,7 +165,7 @@ def test_torchtitan_of_2024() -> None:
     assert (facts.cells["n_gpus"], facts.cells["dp"], facts.cells["zero_stage_or_fsdp"]) == ("8", "4", "fsdp")
     assert facts.cells["recompute"] == "none"
     assert "n_kv_heads" not in facts.cells
-    assert facts.words == []
+    assert facts.words == ["style=llama"]
 
 
 def test_torchtitan_pipelines() -> None:
