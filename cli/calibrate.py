@@ -39,8 +39,10 @@ def calibrate(
     software: Annotated[
         str | None, typer.Option(metavar="NAME", help="Framework release of the runs; default: what they say.")
     ] = None,
-    seq_len: o.SeqLenOpt = None,
-    gpus: o.GpusOpt = None,
+    seq_len: Annotated[
+        int | None, typer.Option(min=1, metavar="TOKENS", help="Tokens of a sequence, where a log does not say.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, metavar="N", help="GPUs, where a log does not say.")] = None,
     warmup: Annotated[
         int | None, typer.Option(min=0, metavar="LINES", help="Lines of a log to leave out; default: until it settles.")
     ] = None,
@@ -172,7 +174,7 @@ def _own(
         note(f"wrote {rows}")
     with progress("predicting and fitting") as report:
         found, result = calibrate_runs(runs, site, eras=eras, leave_out=away, report=report)
-    why = report_rows(result) if site is not None else ""
+    why = report_rows(result, aloud=site is not None)
     if not found.calibration.fits:
         raise InvalidProblemError(f"none of the runs can be fitted{f' ({why})' if why else ''}; see docs/calibrate.md.")
     return found

@@ -94,16 +94,18 @@ def _era(name: str | None) -> Era | None:
     return load_era(name)
 
 
-def report_rows(result: BacktestResult) -> str:
-    """Say on stderr which rows were left out and what was assumed of others; the first reason of one left out."""
+def report_rows(result: BacktestResult, *, aloud: bool) -> str:
+    """The first reason why a row was left out; ``aloud`` says all of them, and what was assumed, on stderr."""
     first = ""
     for row in result.rows:
-        if row.status == "skipped":
-            first = first or f"{row.run.place}: {row.reason}"
-            note(f"{row.run.place} is left out: {row.reason}.")
-        elif not row.run.text("tps_gpu_effective"):
-            first = first or f"{row.run.place} states neither tps_gpu_effective nor step_time_s"
-            note(f"{row.run.place} is left out: it states neither tps_gpu_effective nor step_time_s.")
-        elif row.status == "assumed":
-            note(f"{row.run.place} assumed: {row.reason}.")
+        why = row.reason if row.status == "skipped" else ""
+        if not why and not row.run.text("tps_gpu_effective"):
+            why = "it states neither tps_gpu_effective nor step_time_s"
+        if why:
+            first = first or f"{row.run.place}: {why}"
+            sentence = f"{row.run.place} is left out: {why}."
+        else:
+            sentence = f"{row.run.place} assumed: {row.reason}." if row.reason else ""
+        if aloud and sentence:
+            note(sentence)
     return first

@@ -16,7 +16,7 @@ import numpy as np
 
 from meshwright.costmodels.software import COEFFICIENTS
 from meshwright.planner.validate.backtest import backtest
-from meshwright.planner.validate.calibrate import OWN_PRIOR_ROWS, TIME_COEFFICIENTS, Level, fit_all, fit_level
+from meshwright.planner.validate.calibrate import TIME_COEFFICIENTS, Level, fit_all, fit_level, own_prior_rows
 from meshwright.planner.validate.evidence import NEVER_FITTED, CalibrationData, Floats, calibration_data
 from meshwright.planner.validate.held_out import without
 
@@ -51,7 +51,7 @@ def main() -> None:
     """Print one line for each number of runs and weight of the prior."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="+", type=Path)
-    parser.add_argument("--prior", nargs="+", type=float, default=[OWN_PRIOR_ROWS])
+    parser.add_argument("--prior", nargs="+", type=float, help="rows of the prior; default: as for a user's own runs")
     wanted = parser.parse_args()
     result = backtest(wanted.tables)
     fits = {fit.era: fit.level for fit in fit_all(calibration_data(result, NEVER_FITTED)).fits if fit.own}
@@ -64,17 +64,16 @@ def main() -> None:
             seen = random.choice(rows, min(count, len(rows) - 2), replace=False)
             rest = np.setdiff1d(rows, seen)
             before = float(np.mean(log_errors(data, prior, rest)))
-            for weight in wanted.prior:
+            for weight in wanted.prior or [own_prior_rows(len(seen))]:
                 mask = np.isin(np.arange(len(data.era)), seen)
                 level = fit_level(data, era, mask, TIME_COEFFICIENTS, prior, weight)
                 after = float(np.mean(log_errors(data, level.values(), rest)))
                 found.setdefault((count, weight), []).append((before, after))
     for (count, weight), pairs in sorted(found.items()):
         before, after = np.array(pairs).T
-        print(
-            f"{count} runs, prior of {weight:g} rows, {len(pairs)} draws: {before.mean():.1%} before, "
-            f"{after.mean():.1%} after; nearer in {np.mean(after < before):.0%}, at worst {np.max(after - before):.1%} further away"
-        )
+        shown = f"{before.mean():.1%} before, {after.mean():.1%} after, nearer in {np.mean(after < before):.0%}"
+        worst = f"at worst {np.max(after - before):.1%} further away"
+        print(f"{count} runs, prior of {weight:g} rows, {len(pairs)} draws: {shown}, {worst}")
 
 
 if __name__ == "__main__":

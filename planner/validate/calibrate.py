@@ -30,7 +30,9 @@ from .row_model import Linear, Prior, RowModel
 PRIOR_ROWS = 8.0
 PARENT_ROWS = 1.0
 #: Weight of the shipped coefficients where a user's own runs are fitted (docs/own_runs_error.py is how it was chosen).
-OWN_PRIOR_ROWS = 2.0
+#: It is shared by the groups, for what one layout says alone may be a trait of that layout, and never falls below two.
+OWN_PRIOR_ROWS = 8.0
+OWN_LEAST_PRIOR_ROWS = 2.0
 #: an era with fewer usable rows has no fit of its own, unless the shipped coefficients hold what the rows do not say.
 MIN_ROWS = 4
 #: shares of the bounds at which a coefficient is tried that has no slope at its start (a floor that does not bind).
@@ -115,6 +117,11 @@ def moving_coefficients(data: CalibrationData, names: Sequence[str]) -> dict[str
     logs = np.log(data.priced.reprice_many(names, np.array(sets), data.usable))
     change = np.abs(logs[1::2] - logs[::2])
     return {name: data.usable & (np.nan_to_num(change[k]) > _MOVES) for k, name in enumerate(names)}
+
+
+def own_prior_rows(n_groups: int) -> float:
+    """Rows that the shipped coefficients count for against so many groups of a user's own runs."""
+    return max(OWN_PRIOR_ROWS / max(n_groups, 1), OWN_LEAST_PRIOR_ROWS)
 
 
 def fit_level(
@@ -206,7 +213,8 @@ def fit_all(
     def level(name: str, rows: Mask, above: Level | Mapping[str, float]) -> Level:
         # what moves nothing from the defaults may do so from the shipped values: then all are kept
         kept = list(names) if from_shipped else [n for n in names if (moving[n] & rows).any()]
-        found = fit_level(data, name, rows, kept, above, OWN_PRIOR_ROWS if from_shipped else PRIOR_ROWS)
+        weight = own_prior_rows(len(set(data.group[rows]))) if from_shipped else PRIOR_ROWS
+        found = fit_level(data, name, rows, kept, above, weight)
         found.borrow, found.least_rows = borrow, least
         return found
 

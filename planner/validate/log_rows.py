@@ -143,7 +143,7 @@ def _require(name: str, model: ModelSpec | None, cells: dict[str, str]) -> None:
         raise InvalidProblemError(f"{name} does not say which model it trains; give --model, or --plan.")
     needed = {"n_gpus": "--gpus or --plan", "seq_len": "--seq-len or --plan", "global_batch_sequences": "--plan"}
     for column, flag in needed.items():
-        if not cells.get(column):
+        if not cells.get(column, "").isdigit() or int(cells[column]) == 0:
             raise InvalidProblemError(f"{name} does not say its {column}; give {flag}.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +37,7 @@ def read_log(path: str | Path) -> LogFacts:
             "output of the rank that prints the step times."
         )
     facts: LogFacts = reader.read(text)
+    facts.values = [value for value in facts.values if 0.0 < value < math.inf]
     if len(facts.values) < LEAST_LINES:
         raise InvalidProblemError(
             f"{path} has {len(facts.values)} iteration lines; at least {LEAST_LINES} are needed, for the first two are "

@@ -17,9 +17,10 @@ from .base import LogFacts, last_of, number, settings, whole, year_of
 FRAMEWORK = "DeepSpeed"
 _CURRENT = re.compile(r"(?:global_step=|\b\d+/)(\d+), .*?CurrSamplesPerSec=([\d.eE+-]+)")
 _RUNNING = re.compile(r"(?:global_step=|\b\d+/)(\d+), .*?(?:RunningAvg)?SamplesPerSec=([\d.eE+-]+)")
-_MEMORY = re.compile(r"MaxMemAllocated=([\d.]+)GB")
+_MEMORY = re.compile(r"MaxMemAllocated=(\d+(?:\.\d+)?)GB")
 _CLOCK = re.compile(
-    r"time \(ms\) \|.*?\b(?:forward|fwd): ([\d.]+).*?\b(?:backward|bwd): ([\d.]+).*?\b(?:step|optimizer_step): ([\d.]+)"
+    r"time \(ms\) \|.*?\b(?:forward|fwd): (\d+(?:\.\d+)?)"
+    r".*?\b(?:backward|bwd): (\d+(?:\.\d+)?).*?\bstep: (\d+(?:\.\d+)?)"
 )
 _DUMP = ("world_size", "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
@@ -62,17 +63,22 @@ def _read_config(facts: LogFacts, text: str) -> None:
     if replicas is None and batch and micro:
         replicas = batch // (micro * (accumulated or 1))
     facts.state(dp=replicas)
-    zero = config.get("zero_optimization") or {}
+    zero = _part(config, "zero_optimization")
     stage = re.search(r"zero_optimization_stage \.{2,} (\d)|zero_config \.{2,} .*?\bstage['\"]?\s*[=:]\s*(\d)", text)
-    level = zero.get("stage") if isinstance(zero, dict) else None
+    level = zero.get("stage")
     if level is None and stage:
         level = int(stage.group(1) or stage.group(2))
-    if level is not None:
-        on_host = isinstance(zero, dict) and (zero.get("offload_optimizer") or {}).get("device") == "cpu"
+    if isinstance(level, int):
+        on_host = _part(zero, "offload_optimizer").get("device") == "cpu"
         facts.state(zero_stage_or_fsdp=f"zero{level}" + (", optimizer on cpu" if on_host else ""))
     for name in ("bf16", "bfloat16", "fp16"):
-        if isinstance(config.get(name), dict) and config[name].get("enabled") is True:
+        if _part(config, name).get("enabled") is True:
             facts.state(precision=name.replace("bfloat16", "bf16"))
+
+
+def _part(config: dict[str, Any], name: str) -> dict[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _json_dump(text: str) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from .base import LogFacts, last_of, year_of
 
 FRAMEWORK = "Megatron-LM"
 _ITERATION = re.compile(
-    r"iteration[ =]\s*(\d+)/\s*\d+ \|(.*?)elapsed[ _]time[ _]per[ _]iteration[ _]\(?ms\)?\s*[:=]\s*([\d.]+)(.*)"
+    r"iteration[ =]\s*(\d+)/\s*\d+ \|(.*?)elapsed[ _]time[ _]per[ _]iteration[ _]\(?ms\)?\s*[:=]\s*(\d+(?:\.\d+)?)(.*)"
 )
 _BATCH = re.compile(r"global[ _]batch[ _]size\s*[:=]\s*(\d+)")
-_MEMORY = re.compile(r"memory \(MB\) \|.*?max allocated: ([\d.]+)(?:.*?max reserved: ([\d.]+))?")
+_MEMORY = re.compile(r"memory \(MB\) \|.*?max allocated: (\d+(?:\.\d+)?)(?:.*?max reserved: (\d+(?:\.\d+)?))?")
 _ARGUMENT = re.compile(r"(?:^|[\s:\]])([A-Za-z]\w*) \.{2,} ?(.*?)\s*$", re.MULTILINE)
 _BLOCK = re.compile(r"-{3,} arguments -{3,}(.*?)-{3,} end of arguments", re.DOTALL)
 _VOCABULARY = re.compile(r"padded vocab \(size: \d+\).*?new size: (\d+)")

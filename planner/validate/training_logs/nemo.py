@@ -13,12 +13,12 @@ import re
 from collections import Counter
 
 from . import megatron_lm
-from .base import LogFacts, flag, last_of, settings, whole, year_of
+from .base import LogFacts, flag, last_of, number, settings, whole, year_of
 
 FRAMEWORK = "NeMo"
 _TIMING = re.compile(r"train_step_timing in s\s*[=:]\s*([\d.eE+-]+)")
 _LINE = re.compile(r"^.*train_step_timing in s\s*[=:].*$", re.MULTILINE)
-_BRIDGE = re.compile(r"Step Time\s*:\s*([\d.]+)\s*s\b.*?TFLOP")
+_BRIDGE = re.compile(r"Step Time\s*:\s*(\d+(?:\.\d+)?)\s*s\b.*?TFLOP")
 _EXACT = 1e5  # consumed samples beyond this are printed rounded to three digits in NeMo 1, and steps from 1000 on
 _ROUNDED_FROM = 10**6
 _COLUMNS = {
@@ -67,7 +67,7 @@ def _read_progress(facts: LogFacts, text: str) -> None:
         said = {name: _float(line, name) for name in ("global_step", "consumed_samples", "global_batch_size")}
         step, consumed = said["global_step"], said["consumed_samples"]
         rounded = step is None or re.search(r"global_step\s*[=:]\s*[\d.]+e", line) is not None
-        if timing and (seconds := float(timing.group(1))) > 0:
+        if timing and (seconds := number(timing.group(1))) is not None:
             pairs.append((_ROUNDED_FROM + count if rounded or step is None else int(step), seconds))
         if said["global_batch_size"]:
             batches[int(said["global_batch_size"])] += 1
@@ -79,7 +79,7 @@ def _read_progress(facts: LogFacts, text: str) -> None:
 
 
 def _float(line: str, name: str) -> float | None:
-    found = re.search(rf"\b{name}\s*[=:]\s*([\d.]+(?:e\+?\d+)?)", line)
+    found = re.search(rf"\b{name}\s*[=:]\s*(\d+(?:\.\d+)?(?:e\+?\d{1, 2})?)", line)
     return float(found.group(1)) if found else None
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 import re
 
-from .base import LogFacts, last_of, number, year_of
+from .base import LogFacts, last_of, number, whole, year_of
 
 FRAMEWORK = "TorchTitan"
 _STEP = re.compile(
-    r"(?<!validate )\bstep:\s*(\d+)\s+.*?\bmemory:\s*([\d.]+)GiB\([\d.]+%\)\s+.*?\b(?:tps|wps):\s*([\d,]+)",
+    r"(?<!validate )\bstep:\s*(\d+)\s+.*?\bmemory:\s*(\d+(?:\.\d+)?)GiB\([\d.]+%\)\s+.*?\b(?:tps|wps):\s*([\d,]+)",
     re.IGNORECASE,
 )
 _MESH = re.compile(r"device mesh with [\[(]([^\])]*)[\])],\s*\[([\d,\s]+)\]")
@@ -103,14 +103,13 @@ def _read_model(facts: LogFacts, text: str) -> None:
     args = re.search(r"\b(?:Building|Model) .* with \w*Args\((.*)\)", text)
     if args is None:
         return
-    said = dict(re.findall(r"\b(\w+)=([\d.]+)", args.group(1)))
+    said = dict(re.findall(r"\b(\w+)=(\d+(?:\.\d+)?)", args.group(1)))
     facts.state(**{column: said[name] for name, column in _DIMENSIONS.items() if name in said})
     facts.words.append("style=llama")
-    if said.get("vocab_size", "0").isdigit() and int(said.get("vocab_size", 0)) > 0:
-        facts.state(vocab=said["vocab_size"])
-    if "dim" in said and "multiple_of" in said and "moe" not in args.group(1):
-        inner = int(float(said.get("ffn_dim_multiplier", 1.0)) * int(8 * int(said["dim"]) / 3))
-        multiple = int(said["multiple_of"])
+    facts.state(vocab=whole(said, "vocab_size"))
+    dim, multiple = whole(said, "dim"), whole(said, "multiple_of")
+    if dim and multiple and "moe" not in args.group(1):
+        inner = int(float(said.get("ffn_dim_multiplier", 1.0)) * int(8 * dim / 3))
         facts.state(ffn_hidden=math.ceil(inner / multiple) * multiple)
 
 

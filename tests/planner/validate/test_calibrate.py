@@ -16,7 +16,7 @@ from meshwright.costmodels.residuals import read_residuals
 from meshwright.costmodels.software import COEFFICIENTS
 from meshwright.planner.validate import pricing
 from meshwright.planner.validate.backtest import backtest
-from meshwright.planner.validate.calibrate import calibrate, fit_all
+from meshwright.planner.validate.calibrate import calibrate, fit_all, own_prior_rows
 from meshwright.planner.validate.evidence import calibration_data, rows_digest
 from meshwright.planner.validate.held_out import error_of, fold_masks, held_out_steps, with_steps
 from meshwright.planner.validate.pricing import software_with
@@ -170,6 +170,12 @@ def test_own_runs_move_the_shipped_coefficients(result: Any) -> None:
     (fit,) = fit_all(calibration_data(result), names=NAMES, from_shipped=True).fits
     assert fit.level.above is None
     assert fit.coefficients["gemm_derate"] == pytest.approx(TRUE["gemm_derate"], rel=0.08)
+
+
+def test_one_layout_is_trusted_less_than_several() -> None:
+    weights = [own_prior_rows(n) for n in (1, 2, 3, 4, 40)]
+    assert weights == sorted(weights, reverse=True)
+    assert (weights[0], weights[-1]) == (8.0, 2.0)
 
 
 def test_few_own_runs_do_not_narrow_the_interval(result: Any) -> None:

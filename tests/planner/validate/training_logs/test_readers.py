@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
+from meshwright.costmodels.load_model import load_model
 from meshwright.hardware_profiles.errors import InvalidProblemError
+from meshwright.planner.validate.log_rows import LogOptions, row_of_log
 from meshwright.planner.validate.row_problem import row_problem
 from meshwright.planner.validate.runs import Run
 from meshwright.planner.validate.training_logs import find_reader, read_log
@@ -250,6 +253,42 @@ def test_logs_that_say_nothing(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InvalidProblemError, match=words) as error:
         read_log(path)
     assert str(path) in str(error.value)
+
+
+def broken(text: str, seed: int) -> str:
+    """The text with pieces cut out, doubled or replaced, as logs of many processes have them."""
+    random = Random(seed)
+    for _ in range(12):
+        start = random.randrange(len(text))
+        end = min(len(text), start + random.choice((1, 3, 30, 200)))
+        piece = random.choice(("", text[start:end] * 2, "0", "nan", "9" * 30, "..", "-1", "{", "None", "\n"))
+        text = text[:start] + piece + text[end:]
+    return text
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize(
+    "text",
+    [
+        samples.arguments() + samples.megatron_now(),
+        samples.titan(head=samples.TITAN_2025),
+        samples.DEEPSPEED_CONFIG + samples.deepspeed(),
+        samples.DEEPSPEED_CONFIG + samples.deepspeed("fwd."),
+        samples.NEMO_CONFIG + samples.nemo_1(),
+        samples.NEMO_CONFIG + samples.bridge(),
+    ],
+    ids=["megatron", "titan", "deepspeed", "clock", "nemo", "bridge"],
+)
+def test_broken_logs_are_read_or_refused(tmp_path: Path, text: str, seed: int) -> None:
+    path = tmp_path / "run.log"
+    path.write_text(broken(text, seed), encoding="utf-8")
+    options = LogOptions(seq_len=4096, n_gpus=16, model=load_model("llama-3.1-8b"))
+    try:
+        row = row_of_log(path, options)
+    except InvalidProblemError as error:
+        assert str(path) in str(error)
+    else:
+        assert 0 < float(row.run.cells["step_time_s"]) < float("inf")
 
 
 def test_a_log_that_is_not_there(tmp_path: Path) -> None:
