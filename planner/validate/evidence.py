@@ -52,13 +52,15 @@ def rows_digest(hashes: Sequence[str]) -> str:
 
 
 def group_name(row: RowResult, *, by_layout: bool = False) -> str:
-    """Fold of a row: source x model x GPU type x scale (GPU count), and the layout where that is asked for."""
+    """Fold of a row: source x model x GPU type x scale (GPU count); by layout whatever differs except batch and source,
+    so that repetitions of a run, in logs of their own, stand together.
+    """
     p = row.problem
     if p is None:
         return row.run.source
     shape = f"{p.model.n_layers}x{p.model.hidden}"
-    layout = f"|{row.config}" if by_layout else ""
-    return f"{row.run.source}|{p.model.family}-{shape}|{p.cluster.gpu.name}|{p.n_gpus}{layout}"
+    what = f"{p.model.family}-{shape}|{p.cluster.gpu.name}|{p.n_gpus}"
+    return f"{what}|{p.workload.seq_len}|{row.config}" if by_layout else f"{row.run.source}|{what}"
 
 
 def calibration_data(

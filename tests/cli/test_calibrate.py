@@ -198,6 +198,13 @@ def test_a_log_without_a_plan_says_what_was_assumed(cli, tmp_path):
     assert f"{log} assumed: " in err and "micro-batch" in err
 
 
+def test_repetitions_are_one_group(cli, plan_file, tmp_path):
+    logs = [write_log(tmp_path / f"run{i}.log", 0.9 + 0.01 * i) for i in range(3)]
+    (fit,) = cli.json("calibrate", *logs, "--cluster", "dgx-h100", "--plan", plan_file)
+    assert (fit["rows"], fit["groups"]) == (3, 1)
+    assert fit["error_group_left_out"] == pytest.approx(fit["error_before"], rel=1e-3)
+
+
 def test_tables_and_logs_together(cli, runs_file, plan_file, tmp_path):
     log = write_log(tmp_path / "run.log", 0.9)
     (fit,) = cli.json("calibrate", runs_file, log, "--cluster", "dgx-h100", "--plan", plan_file)

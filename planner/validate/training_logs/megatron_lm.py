@@ -28,7 +28,7 @@ _ITERATION = re.compile(
 )
 _BATCH = re.compile(r"global[ _]batch[ _]size\s*[:=]\s*(\d+)")
 _MEMORY = re.compile(r"memory \(MB\) \|.*?max allocated: (\d+(?:\.\d+)?)(?:.*?max reserved: (\d+(?:\.\d+)?))?")
-_ARGUMENT = re.compile(r"(?:^|[\s:\]])([A-Za-z]\w*) \.{2,} ?(.*?)\s*$", re.MULTILINE)
+_ARGUMENT = re.compile(r"(?:^|[\s:\]])([A-Za-z]\w*) \.+ ?(.*?)\s*$", re.MULTILINE)
 _BLOCK = re.compile(r"-{3,} arguments -{3,}(.*?)-{3,} end of arguments", re.DOTALL)
 _VOCABULARY = re.compile(r"padded vocab \(size: \d+\).*?new size: (\d+)")
 _WORLD = re.compile(r"using world size: (\d+)")

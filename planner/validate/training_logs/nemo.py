@@ -1,6 +1,6 @@
 """NeMo and Megatron-Bridge: ``train_step_timing in s`` in progress lines, ``Step Time : 14.26s GPU utilization: ...``.
 
-Formats from NVIDIA/NeMo nemo/lightning/pytorch/callbacks/progress_printer.py (commit 8e2ee3d4; NeMo 2), the progress
+Formats from NVIDIA/NeMo nemo/lightning/pytorch/callbacks/progress_printer.py (commit 01f7dbc5; NeMo 2), the progress
 bar of NeMo 1 as logged in issue 55 of NVIDIA/NeMo-Framework-Launcher (``global_step=794.0, consumed_samples=1.63e+6``),
 and NVIDIA-NeMo/Megatron-Bridge src/megatron/bridge/training/utils/train_utils.py (commit 355cef45), which prints
 Megatron-LM's iteration lines as well; those have more digits and go first. The configuration is read where the log
@@ -19,6 +19,7 @@ FRAMEWORK = "NeMo"
 _TIMING = re.compile(r"train_step_timing in s\s*[=:]\s*([\d.eE+-]+)")
 _LINE = re.compile(r"^.*train_step_timing in s\s*[=:].*$", re.MULTILINE)
 _BRIDGE = re.compile(r"Step Time\s*:\s*(\d+(?:\.\d+)?)\s*s\b.*?TFLOP")
+_GIGABYTES = re.compile(r"mem-max-reserved-gigabytes: (\d+(?:\.\d+)?)")  # 10^9 bytes
 _EXACT = 1e5  # consumed samples beyond this are printed rounded to three digits in NeMo 1, and steps from 1000 on
 _ROUNDED_FROM = 10**6
 _COLUMNS = {
@@ -54,6 +55,8 @@ def read(text: str) -> LogFacts:
         facts.values = inner.values or [float(t) for t in _BRIDGE.findall(text)]
         if inner.memory_gib is not None and inner.memory_method:
             facts.peak(inner.memory_gib, inner.memory_method)
+        for gigabytes in _GIGABYTES.findall(text):
+            facts.peak(float(gigabytes) * 1e9 / 2**30, "reserved")
         facts.cells = {**facts.cells, **inner.cells}
     facts.state(year=year_of(text))
     return facts

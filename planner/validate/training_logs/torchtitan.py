@@ -1,7 +1,8 @@
 """TorchTitan: ``step: 10  loss: ...  memory: 30.50GiB(38.55%)  tps: 7,012  tflops: ...  mfu: ...``.
 
 Formats from pytorch/torchtitan: step line torchtitan/components/metrics.py (commit 00fbaafa), the older spelling
-``wps`` train.py (commit 5604ab16), mesh lines torchtitan/distributed/parallel_dims.py (commit 73bb964d); ``tps`` is
+``wps`` train.py (commit 5604ab16), mesh line torchtitan/distributed/parallel_dims.py (commit 73bb964d) and its
+successor with every degree as version 0.2.2 logs it (``Building device mesh with parallelism: pp=1, ...``). ``tps`` is
 tokens per second and device (the non-data-parallel size is divided out), ``memory`` what the allocator reserved at the
 peak since the last line, in GiB. Of lines that several ranks print for one step the last counts.
 """

@@ -62,6 +62,7 @@ def test_step_times_of_every_spelling(text: str, framework: str, quantity: str, 
     ("text", "gib", "method"),
     [
         (samples.bridge(), 12954 / 1024, "reserved"),
+        (samples.bridge() + "[Rank 0] memory (GB) | mem-max-reserved-gigabytes: 64.5\n", 64.5e9 / 2**30, "reserved"),
         (samples.titan(), 22.0, "reserved"),
         (samples.deepspeed(), 32.0, "allocated"),
         (samples.megatron_now(), None, ""),
