@@ -162,7 +162,7 @@ def _assemble(file: Path, script: Script, found: list[Command], cut: int, machin
     args = parse_args(command.words[cut:], str(file))
     if args.has("--hybrid-layer-pattern") or args.has("--hybrid-override-pattern"):
         raise InvalidProblemError(f"{file} trains a hybrid (Mamba) model, which is not supported; give a transformer.")
-    config, stages = _read_config(args, machines, notes)
+    config, stages = read_config(args, machines, notes)
     model = read_model(args, file.stem if file.stem != "launch" else file.resolve().parent.name or "launch", notes)
     if model.moe is None:
         config = replace(config, etp=1)
@@ -193,7 +193,12 @@ def _data_parallel(n_gpus: int, others: int, where: str) -> int:
     return n_gpus // others
 
 
-def _read_config(args: MegatronArgs, machines: Machines, notes: list[str]) -> tuple[ParallelConfig, tuple[int, ...]]:
+def read_config(args: MegatronArgs, machines: Machines, notes: list[str]) -> tuple[ParallelConfig, tuple[int, ...]]:
+    """Layout of the options on so many machines, and layers per stage where they are spelt out.
+
+    Raises:
+        InvalidProblemError: an option is garbled, or the degrees do not divide the GPUs.
+    """
     tp = args.positive("--tensor-model-parallel-size", 1)
     cp = args.positive("--context-parallel-size", 1)
     pp = args.positive("--pipeline-model-parallel-size", 1)

@@ -24,6 +24,7 @@ from .assumptions import extra_sigma
 from .pricing import Estimator, PricedRows, RowEstimate, price
 from .row_problem import RowProblem, RowSkippedError, row_problem
 from .runs import Run, read_runs, row_sha256
+from .site import Site
 
 COLUMNS = (
     "file", "line", "status", "predicted_tokens_per_s_per_gpu", "low", "high", "predicted_peak_memory_gb",
@@ -84,14 +85,14 @@ def backtest(paths: Sequence[str | Path], *, estimator: Estimator = estimate) ->
     return predict_runs(runs, estimator=estimator)
 
 
-def predict_runs(runs: Sequence[Run], *, estimator: Estimator = estimate) -> BacktestResult:
-    """Predict rows already read, in their order."""
+def predict_runs(runs: Sequence[Run], *, estimator: Estimator = estimate, site: Site | None = None) -> BacktestResult:
+    """Predict rows already read, in their order; ``site`` says where a user's own runs were made."""
     results: list[RowResult | None] = [None] * len(runs)
     problems: list[RowProblem] = []
     places: list[int] = []
     for i, run in enumerate(runs):
         try:
-            problems.append(row_problem(run))
+            problems.append(row_problem(run, site))
             places.append(i)
         except RowSkippedError as skipped:
             results[i] = RowResult(run, "skipped", str(skipped))

@@ -30,7 +30,11 @@ from .row_model import Linear, Prior, RowModel
 #: Weight of the physical defaults, and of the level above (see ``Prior.rows``).
 PRIOR_ROWS = 8.0
 PARENT_ROWS = 1.0
-#: an era with fewer usable rows has no fit of its own.
+#: Weight of the shipped coefficients where a user's own runs are fitted (docs/own_runs_error.py is how it was chosen).
+#: It is shared by the groups, for what one layout says alone may be a trait of that layout, and never falls below two.
+OWN_PRIOR_ROWS = 8.0
+OWN_LEAST_PRIOR_ROWS = 2.0
+#: an era with fewer usable rows has no fit of its own, unless the shipped coefficients hold what the rows do not say.
 MIN_ROWS = 4
 #: shares of the bounds at which a coefficient is tried that has no slope at its start (a floor that does not bind).
 _SCAN = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -53,6 +57,7 @@ class Level:
     Attributes:
         fixed: what the prior is where no level is above.
         borrow: where too few rows are kept, the level above stands in; otherwise the defaults do.
+        least_rows: fewer rows than this are too few.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Level:
     above: Level | None = None
     fixed: Mapping[str, float] | None = None
     borrow: bool = False
+    least_rows: int = MIN_ROWS
 
     def prior(self, above: Mapping[str, float]) -> Prior:
         """Pulled to what the level above found; its first value where nothing is above."""
@@ -114,14 +120,24 @@ def moving_coefficients(data: CalibrationData, names: Sequence[str]) -> dict[str
     return {name: data.usable & (np.nan_to_num(change[k]) > _MOVES) for k, name in enumerate(names)}
 
 
+def own_prior_rows(n_groups: int) -> float:
+    """Rows that the shipped coefficients count for against so many groups of a user's own runs."""
+    return max(OWN_PRIOR_ROWS / max(n_groups, 1), OWN_LEAST_PRIOR_ROWS)
+
+
 def fit_level(
-    data: CalibrationData, name: str, rows: Mask, names: Sequence[str], above: Level | Mapping[str, float]
+    data: CalibrationData,
+    name: str,
+    rows: Mask,
+    names: Sequence[str],
+    above: Level | Mapping[str, float],
+    top_rows: float = PRIOR_ROWS,
 ) -> Level:
-    """Gauss-Newton with a trust region on the rows' robust cost."""
+    """Gauss-Newton with a trust region on the rows' robust cost; ``top_rows`` is the weight of a prior of values."""
     top = not isinstance(above, Level)
     start = dict(above) if not isinstance(above, Level) else above.values()
     model = RowModel(data, rows, names)
-    prior = Prior(model.shares(start), PRIOR_ROWS if top else PARENT_ROWS)
+    prior = Prior(model.shares(start), top_rows if top else PARENT_ROWS)
     linear = model.linearised(_scanned(model, prior))
     best, reach = model.cost(linear.log_step, linear.u, prior), 0.5
     for _ in range(_MAX_ITERATIONS):
@@ -162,7 +178,7 @@ def calibrate(
     from_shipped: bool = False,
     report: Report = lambda done, total: None,
 ) -> Calibration:
-    """Fit every era that has enough usable rows.
+    """Fit every era that has enough usable rows: ``MIN_ROWS``, or one where the shipped coefficients are the prior.
 
     Args:
         eras: fit only these; all rows still carry the level above.
@@ -189,13 +205,18 @@ def fit_all(
     """``calibrate`` on data already collected."""
     if not data.usable.any():
         return Calibration(data, [])
-    moving = moving_coefficients(data, names)
+    moving = {} if from_shipped else moving_coefficients(data, names)
     wanted = sorted(set(data.era)) if eras is None else [era for era in eras if (data.era == era).any()]
     total = len(wanted) + (not from_shipped)
 
+    least = 1 if from_shipped else MIN_ROWS
+
     def level(name: str, rows: Mask, above: Level | Mapping[str, float]) -> Level:
-        found = fit_level(data, name, rows, [n for n in names if (moving[n] & rows).any()], above)
-        found.borrow = borrow
+        # what moves nothing from the defaults may do so from the shipped values: then all are kept
+        kept = list(names) if from_shipped else [n for n in names if (moving[n] & rows).any()]
+        weight = own_prior_rows(len(set(data.group[rows]))) if from_shipped else PRIOR_ROWS
+        found = fit_level(data, name, rows, kept, above, weight)
+        found.borrow, found.least_rows = borrow, least
         return found
 
     common = None if from_shipped else level("all", data.usable, {})
@@ -204,7 +225,7 @@ def fit_all(
         report(done + (not from_shipped), total)
         mine = data.usable & (data.era == era)
         above = _shipped(era) if common is None else common
-        if mine.sum() >= MIN_ROWS:
+        if mine.sum() >= least:
             fits.append(_era_fit(data, era, mine, level(era, mine, above), own=True))
         elif borrow and common is not None:
             fits.append(_era_fit(data, era, mine, common, own=False))
@@ -221,6 +242,8 @@ def _shipped(era: str) -> dict[str, float]:
 def _era_fit(data: CalibrationData, era: str, mine: Mask, level: Level, *, own: bool) -> EraFit:
     u = level.linear.u
     edge = (u < _AT_BOUND) | (u > 1.0 - _AT_BOUND)
+    if level.above is None and level.fixed:  # a value that was shipped at its bound says nothing of these rows
+        edge &= np.abs(u - level.model.shares(level.fixed)) > _AT_BOUND
     among = mine[level.model.rows]
     error = np.abs(np.exp(level.model.log_measured - level.linear.log_step) - 1.0)[among]
     return EraFit(

@@ -53,20 +53,27 @@ def rows_digest(hashes: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
 
 
-def group_name(row: RowResult) -> str:
-    """Fold of a row: source x model x GPU type x scale (GPU count)."""
+def group_name(row: RowResult, *, by_layout: bool = False) -> str:
+    """Fold of a row: source x model x GPU type x scale (GPU count); by layout whatever differs except batch and source,
+    so that repetitions of a run, in logs of their own, stand together.
+    """
     p = row.problem
     if p is None:
         return row.run.source
     shape = f"{p.model.n_layers}x{p.model.hidden}"
-    return f"{row.run.source}|{p.model.family}-{shape}|{p.cluster.gpu.name}|{p.n_gpus}"
+    what = f"{p.model.family}-{shape}|{p.cluster.gpu.name}|{p.n_gpus}"
+    return f"{what}|{p.workload.seq_len}|{row.config}" if by_layout else f"{row.run.source}|{what}"
 
 
-def calibration_data(result: BacktestResult, leave_out: Sequence[str] = ()) -> CalibrationData:
+def calibration_data(
+    result: BacktestResult, leave_out: Sequence[str] = (), *, by_layout: bool = False
+) -> CalibrationData:
     """Collect what a fit needs from a backtest (priced once; every evaluation only changes coefficients).
 
     Args:
         leave_out: sources that no fit may see.
+        by_layout: every layout is a group of its own, as few runs of one cluster need it: what one of them tells,
+            another layout does not tell again.
 
     Raises:
         InvalidProblemError: nothing was priced, or a source to leave out is not in the tables.
@@ -79,7 +86,7 @@ def calibration_data(result: BacktestResult, leave_out: Sequence[str] = ()) -> C
     sources = np.array([row.run.source for row in rows], dtype=object)
     usable = np.isfinite(step) & np.array([_is_evidence(row) for row in rows], dtype=bool)
     usable &= ~np.isin(sources, list(leave_out))
-    groups = np.array([group_name(row) for row in rows], dtype=object)
+    groups = np.array([group_name(row, by_layout=by_layout) for row in rows], dtype=object)
     weight = np.zeros(len(rows))
     for name in set(groups[usable]):
         mine = usable & (groups == name)

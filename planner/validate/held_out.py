@@ -16,7 +16,7 @@ import numpy as np
 
 from ...costmodels.software import COEFFICIENTS
 from .backtest import BacktestResult, RowResult
-from .calibrate import MIN_ROWS, TIME_COEFFICIENTS, Calibration, Level
+from .calibrate import TIME_COEFFICIENTS, Calibration, Level
 from .evidence import CalibrationData, Floats, Mask
 from .spread import crossed_half_widths
 
@@ -62,13 +62,13 @@ def held_out_steps(calibration: Calibration, by: str) -> Floats:
 def without(level: Level, fold: Mask, *, relinearise: bool) -> dict[str, float]:
     """Coefficients of a level, and of those above it, fitted on the rows outside the fold.
 
-    An era that keeps fewer than ``MIN_ROWS`` rows takes what it would be shipped with: the physical defaults, or the
-    level above where eras borrow.
+    An era that keeps fewer than ``Level.least_rows`` rows takes what it would be shipped with: the physical defaults,
+    or the level above where eras borrow.
     """
     above = level.above
     up = dict(level.fixed or {}) if above is None else without(above, fold, relinearise=False)
     keep = ~fold[level.model.rows]
-    if int(keep.sum()) < MIN_ROWS:
+    if int(keep.sum()) < level.least_rows:
         return up if above is None or level.borrow else {}
     prior = level.prior(up)
     u = level.model.solve(level.linear, prior, keep, reach=0.5)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...costmodels.compute import attention_kernel
-from ...costmodels.load_recipes import recipe_for
-from ...costmodels.load_software import Era, software_for_run
+from ...costmodels.load_recipes import Recipe, recipe_for
+from ...costmodels.load_software import Era, on_gpu, software_for_run
 from ...costmodels.model_dims import model_from_dims
 from ...costmodels.model_spec import ModelSpec
 from ...costmodels.parallel import LayerSplit
 from ...costmodels.software import Software
-from ...costmodels.workload import Workload
+from ...costmodels.workload import OPTIMIZER_BYTES, Workload
 from ...hardware_profiles.errors import MeshwrightError
 from ...hardware_profiles.load import cluster_from_gpu, gpu_assumption, load_gpu, resolve_gpu
 from ...hardware_profiles.types import Cluster, Gpu
@@ -33,6 +33,7 @@ from .row_words import (
     read_zero,
 )
 from .runs import BadCellError, Run
+from .site import NO_YEAR, Site
 from .source_facts import SourceFacts, facts_of
 
 _DEGREES = ("tp", "pp", "cp", "ep", "vp")
@@ -73,8 +74,12 @@ class RowProblem:
             self.assumed.setdefault(kind, []).append(sentence)
 
 
-def row_problem(run: Run) -> RowProblem:
+def row_problem(run: Run, site: Site | None = None) -> RowProblem:
     """Read one row.
+
+    Args:
+        site: where a user's own run was made (the row went through ``site.placed``); vendors' recipes and what is
+            known of published sources then do not apply.
 
     Raises:
         RowSkippedError: the row lacks or garbles what a prediction needs.
@@ -82,7 +87,7 @@ def row_problem(run: Run) -> RowProblem:
     if run.broken:
         raise RowSkippedError(run.broken)
     try:
-        return _build(run)
+        return _build(run, site)
     except BadCellError as error:
         raise RowSkippedError(str(error)) from None
     except MeshwrightError as error:
@@ -96,19 +101,21 @@ def _required(run: Run, column: str) -> int:
     return value
 
 
-def _build(run: Run) -> RowProblem:
+def _build(run: Run, site: Site | None) -> RowProblem:
     if not run.text("gpu"):
         raise RowSkippedError("gpu is not stated")
     n_gpus, seq_len = _required(run, "n_gpus"), _required(run, "seq_len")
-    gpu = load_gpu(resolve_gpu(run.text("gpu"), run.number("gpu_memory_gb")))
-    facts = facts_of(run.source, run.text("source_url_or_repo_path"))
-    model, model_notes = _model(run, facts)
-    cluster, cluster_notes = _cluster(run, gpu, n_gpus)
-    software, era, software_why = _software(run, gpu, facts)
-    workload, workload_notes = _workload(run, gpu, era, facts, seq_len)
-    recipe = recipe_for(
-        era.software.name, model=model.name, gpu=gpu.name, precision=workload.precision, notes=run.text("notes")
-    )
+    facts = SourceFacts() if site is not None else facts_of(run.source, run.text("source_url_or_repo_path"))
+    gpu, cluster, cluster_notes = _machine(run, n_gpus, site)
+    exact = site.model_of(run) if site is not None else None
+    model, model_notes = (exact, []) if exact is not None else _model(run, facts)
+    software, era, software_why = _software(run, gpu, facts, site)
+    workload, workload_notes = _workload(run, gpu, era, facts, seq_len, site)
+    recipe = Recipe()
+    if site is None:
+        recipe = recipe_for(
+            era.software.name, model=model.name, gpu=gpu.name, precision=workload.precision, notes=run.text("notes")
+        )
     software = replace(software, **recipe.software) if recipe.software else software
     workload = replace(workload, **{**recipe.workload, **facts.workload})
     row = RowProblem(
@@ -124,17 +131,25 @@ def _build(run: Run) -> RowProblem:
         method=read_method(run.text("notes"), run.text("model_name")),
     )
     for note in model_notes:
-        row.assume("dimensions", note)
+        if site is None or " of " not in note:  # who names a shipped model for an own run means its dimensions
+            row.assume("dimensions", note)
     for note in cluster_notes:
         row.assume("network", note)
     for note in workload_notes:
         row.assume("numerics", note)
     row.assume("software", software_why)
-    row.assume("hardware", gpu_assumption(run.text("gpu")))
+    row.assume("hardware", gpu_assumption(run.text("gpu")) if site is None else None)
     if row.method not in ("", "baseline"):
         row.assume("method", f"method {row.method} priced as the baseline pipeline")
     _configure(row, facts)
     return row
+
+
+def _machine(run: Run, n_gpus: int, site: Site | None) -> tuple[Gpu, Cluster, list[str]]:
+    if site is not None:
+        return site.base.gpu, site.cluster_of(n_gpus), []
+    gpu = load_gpu(resolve_gpu(run.text("gpu"), run.number("gpu_memory_gb")))
+    return (gpu, *_cluster(run, gpu, n_gpus))
 
 
 def _model(run: Run, facts: SourceFacts) -> tuple[ModelSpec, list[str]]:
@@ -146,7 +161,9 @@ def _model(run: Run, facts: SourceFacts) -> tuple[ModelSpec, list[str]]:
     if cells["n_heads"] is None:
         cells["n_heads"] = facts.heads_by_hidden.get(cells["hidden"], facts.heads_by_hidden.get(0))
     mpt = "mpt" in run.text("model_name").lower()
-    model, notes = model_from_dims(name=run.text("model_name") or "unnamed", family="mpt" if mpt else None, **cells)
+    said = re.search(r"\bstyle=(\w+)", run.text("notes"))
+    family = said.group(1) if said else "mpt" if mpt else None
+    model, notes = model_from_dims(name=run.text("model_name") or "unnamed", family=family, **cells)
     if facts.model:
         model = replace(model, **facts.model)
     style = re.compile(r"-style layers|dropout on")  # a row's columns cannot say this: no cell is empty for it
@@ -188,7 +205,9 @@ def run_year(run: Run) -> int | None:
     return 2000 + int(arxiv.group(1)) if arxiv else None
 
 
-def _software(run: Run, gpu: Gpu, facts: SourceFacts) -> tuple[Software, Era, str | None]:
+def _software(run: Run, gpu: Gpu, facts: SourceFacts, site: Site | None) -> tuple[Software, Era, str | None]:
+    if site is not None and site.era is not None:
+        return on_gpu(site.era, gpu), site.era, None
     words = " ".join(run.text(name) for name in ("source_id", "source_url_or_repo_path", "model_name", "notes"))
     words += " " + run.text("zero_stage_or_fsdp")
     option = "compile" if re.search(r"torch\.?compile", words) or run.text("precision").startswith("fp8") else "eager"
@@ -197,7 +216,8 @@ def _software(run: Run, gpu: Gpu, facts: SourceFacts) -> tuple[Software, Era, st
     if blocking:
         changes["launch_blocking"] = blocking.group(1) == "1"
     options = (option, "blocking") if changes.get("launch_blocking") else (option,)
-    software, era, why = software_for_run(run.text("framework"), run_year(run), gpu.architecture, words, options)
+    year = run_year(run) if site is None else run.integer("year") or NO_YEAR
+    software, era, why = software_for_run(run.text("framework"), year, gpu.architecture, words, options)
     kernel = attention_kernel(gpu, software.attention)
     if kernel != software.attention:
         changes["attention"] = kernel
@@ -205,7 +225,9 @@ def _software(run: Run, gpu: Gpu, facts: SourceFacts) -> tuple[Software, Era, st
     return (replace(software, **changes) if changes else software), era, why
 
 
-def _workload(run: Run, gpu: Gpu, era: Era, facts: SourceFacts, seq_len: int) -> tuple[Workload, list[str]]:
+def _workload(
+    run: Run, gpu: Gpu, era: Era, facts: SourceFacts, seq_len: int, site: Site | None
+) -> tuple[Workload, list[str]]:
     notes: list[str] = []
     text = run.text("notes")
     precision, why = read_precision(run.text("precision"), gpu.architecture)
@@ -215,6 +237,11 @@ def _workload(run: Run, gpu: Gpu, era: Era, facts: SourceFacts, seq_len: int) ->
     task, why = read_task(run.text("task"))
     notes += [why] if why else []
     grad = era.grad_dtype_bytes.get(precision, 2.0 if precision == "fp16" else 4.0)
+    if site is not None and era.software.framework == "megatron-lm" and precision != "fp16":
+        grad = 4.0  # as ``plan`` takes it for a user's own run
+    said = re.search(r"\bgrads=(fp32|bf16)\b", text)
+    if said:
+        grad = 4.0 if said.group(1) == "fp32" else 2.0
     if "mixed precision PURE" in text:
         grad = 2.0
     if "fp32 reduce" in run.text("zero_stage_or_fsdp"):
@@ -229,12 +256,20 @@ def _workload(run: Run, gpu: Gpu, era: Era, facts: SourceFacts, seq_len: int) ->
         global_batch=_global_batch(run, notes),
         task=task,
         precision=precision,
-        optimizer="adam_8bit" if re.search(r"bnb|8-bit adam", text, re.IGNORECASE) else "adam_fp32",
+        optimizer=_optimizer(run),
         grad_dtype_bytes=grad,
         lora_rank=rank,
         token_drop=1.0 if "tokendrop" in text.replace("unless tokendrop", "") else 0.0,
     )
     return workload, notes
+
+
+def _optimizer(run: Run) -> str:
+    """Kind of optimizer: the cell where it is one of ours, else what the notes say."""
+    cell = run.text("optimizer").lower()
+    if cell in OPTIMIZER_BYTES:
+        return cell
+    return "adam_8bit" if re.search(r"bnb|8-bit adam", run.text("notes"), re.IGNORECASE) else "adam_fp32"
 
 
 def _global_batch(run: Run, notes: list[str]) -> int:

@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from ...costmodels.parallel import Recompute, Schedule
+from ...costmodels.parallel import CONFIG_FIELDS, Recompute, Schedule
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ def read_task(text: str) -> tuple[str, str | None]:
 
 
 def read_notes(notes: str) -> Stated:
-    """Schedule, overlap and TP overlap where the notes state them."""
+    """Schedule, overlap and TP overlap where the notes state them; ``set(etp=1,cp_comm=0)`` states fields by name."""
     low, out = notes.lower(), Stated()
     schedule = re.search(r"schedule=([\w-]+)", low)
     if schedule:
@@ -143,6 +143,10 @@ def read_notes(notes: str) -> Stated:
         out.fields["tp_overlap"] = 1
     elif "vanilla tp" in low:
         out.fields["tp_overlap"] = 0
+    named = re.search(r"\bset\(([\w=,\s]*)\)", low)
+    if named:
+        pairs = re.findall(r"(\w+)=(\d+)", named.group(1))
+        out.fields.update({name: int(value) for name, value in pairs if name in CONFIG_FIELDS})
     return out
 
 

@@ -16,6 +16,8 @@ from ...hardware_profiles.errors import InvalidProblemError
 
 #: without these no row of the table can be predicted.
 REQUIRED: tuple[str, ...] = ("gpu", "n_gpus", "n_layers", "hidden", "seq_len", "global_batch_sequences")
+#: what a table of one's own runs must have; the cluster and the model may be named beside it.
+REQUIRED_OWN: tuple[str, ...] = ("n_gpus", "seq_len", "global_batch_sequences")
 #: what identifies a run and its result; notes and addresses may be reworded without making it another run.
 IDENTITY: tuple[str, ...] = (
     "source_id", "framework", "task", "outcome", "gpu", "n_gpus", "model_name", "n_layers", "hidden", "n_heads",
@@ -34,7 +36,8 @@ class Run:
     """One row of a table.
 
     Attributes:
-        file: path as the user gave it; line: physical line of the row's first character (the header is 1).
+        file: path as the user gave it; line: physical line of the row's first character (the header is 1; 0: the
+            row was read from a log).
         cells: stripped text by column; a column that the table lacks reads as empty.
         broken: why the row cannot be read at all, empty if it can.
     """
@@ -79,13 +82,21 @@ class Run:
         return int(value)
 
     @property
+    def place(self) -> str:
+        """File and line for messages; a log has no line."""
+        return f"{self.file}, line {self.line}" if self.line else self.file
+
+    @property
     def source(self) -> str:
         """Source id of the row, or the file's name."""
         return self.text("source_id") or Path(self.file).stem
 
 
-def read_runs(path: str | Path) -> list[Run]:
+def read_runs(path: str | Path, required: Sequence[str] = REQUIRED) -> list[Run]:
     """Rows of one table in file order.
+
+    Args:
+        required: columns without which the table is refused.
 
     Raises:
         InvalidProblemError: the file is missing, is not UTF-8 CSV, is empty or lacks a required column.
@@ -93,14 +104,14 @@ def read_runs(path: str | Path) -> list[Run]:
     shown = str(path)
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as handle:
-            return _parse(handle, shown)
+            return _parse(handle, shown, required)
     except UnicodeDecodeError:
         raise InvalidProblemError(f"{shown} is not UTF-8 text; save the table as CSV in UTF-8.") from None
     except OSError as error:
         raise InvalidProblemError(f"{shown} cannot be read: {error.strerror or error}.") from None
 
 
-def _parse(lines: Iterable[str], shown: str) -> list[Run]:
+def _parse(lines: Iterable[str], shown: str, required: Sequence[str]) -> list[Run]:
     reader = csv.reader(lines, strict=True)
     runs: list[Run] = []
     header: list[str] | None = None
@@ -113,7 +124,7 @@ def _parse(lines: Iterable[str], shown: str) -> list[Run]:
         if record is None:
             break
         if header is None:
-            header = _checked_header(record, shown)
+            header = _checked_header(record, shown, required)
         elif any(cell.strip() for cell in record):
             runs.append(_run(record, header, shown, line))
         line = reader.line_num + 1
@@ -122,9 +133,9 @@ def _parse(lines: Iterable[str], shown: str) -> list[Run]:
     return runs
 
 
-def _checked_header(record: Sequence[str], shown: str) -> list[str]:
+def _checked_header(record: Sequence[str], shown: str, required: Sequence[str]) -> list[str]:
     header = [name.strip() for name in record]
-    missing = [name for name in REQUIRED if name not in header]
+    missing = [name for name in required if name not in header]
     if missing:
         raise InvalidProblemError(f"{shown} lacks the column {', '.join(missing)}; docs/backtest.md lists the columns.")
     twice = sorted({name for name in header if name and header.count(name) > 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +14,16 @@ import numpy as np
 import yaml
 
 from ...costmodels.load_software import load_era, read_era, seen_rows_path
-from ...costmodels.residuals import RESIDUALS_PATH, read_residuals
+from ...costmodels.residuals import RESIDUALS_PATH, read_residuals, shipped_residuals
 from ...costmodels.software import MEMORY_COEFFICIENTS
 from ...costmodels.training import estimate
 from ...hardware_profiles.errors import InvalidProblemError
-from .backtest import backtest
+from .backtest import BacktestResult, backtest, predict_runs
 from .calibrate import Calibration, EraFit, fit_all
 from .evidence import NEVER_FITTED, Floats, calibration_data, check_sources, rows_digest
 from .held_out import error_of, held_out_steps
+from .runs import Run
+from .site import Site
 from .spread import (
     PRIOR,
     Spread,
@@ -32,6 +35,8 @@ from .spread import (
     unfitted_half_width,
 )
 
+#: groups from which residuals can say that an interval is too wide: nine of ten have to lie inside.
+TELLING_GROUPS = 10
 _MARK = "# -- fitted; written by calibration, do not edit below --"
 _RESIDUALS_HEAD = """\
 # Half-widths of 90% intervals of log(measured / predicted step time), by circumstance; they add in quadrature.
@@ -51,6 +56,12 @@ class Calibrated:
     spread: Spread
     from_scratch: bool
 
+    def error_before(self, fit: EraFit) -> float:
+        """Mean absolute relative error over the era's rows with the coefficients that the release was shipped with."""
+        data = self.calibration.data
+        steps = np.array([np.nan if e is None else e.step_s for e in data.priced.estimates])
+        return error_of(data, steps, [fit.era])
+
     def error_left_out(self, fit: EraFit, by: str = "group") -> float:
         """Mean absolute relative error over the era's rows, each left out with its group or source."""
         steps = self.without_group if by == "group" else self.without_source
@@ -58,12 +69,55 @@ class Calibrated:
 
     def half_width(self, fit: EraFit, *, across: bool = False) -> float:
         """The era's own part of the 90% interval within a node or across nodes; zero where it has too few rows of its
-        own. Where runs of one kind are missing, those of the other stand in, if they are wider than all eras are."""
+        own.
+
+        Where runs of one kind are missing, those of the other stand in, if they are wider than all eras are. Where
+        the shipped coefficients are the prior, fewer than ``TELLING_GROUPS`` groups cannot show that the shipped
+        interval is too wide; they may only widen it.
+        """
         if not fit.own:
             return 0.0
         known = self.spread.by_era
         other = max(known.get((fit.era, not across), 0.0), self.spread.pooled)
-        return known.get((fit.era, across), other)
+        found = known.get((fit.era, across), other)
+        few = not self.from_scratch and fit.n_groups < TELLING_GROUPS
+        return max(found, shipped_half_width(fit.era, across=across)) if few else found
+
+
+def shipped_half_width(era: str, *, across: bool = False) -> float:
+    """Half-width of the era as it was shipped; that of software never calibrated where it has no fit."""
+    fit = load_era(era).software.fit
+    if fit is None or fit.half_width <= 0:
+        return shipped_residuals().unfitted
+    return fit.half_width_across or fit.half_width if across else fit.half_width
+
+
+def calibrate_runs(
+    runs: Sequence[Run],
+    site: Site | None,
+    *,
+    eras: Sequence[str] | None = None,
+    leave_out: Sequence[str] = (),
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Calibrated, BacktestResult]:
+    """Fit a user's own runs, the shipped coefficients being the prior.
+
+    Args:
+        runs: rows as read (and, with a site, ``placed``).
+
+    Returns:
+        The fits, and every row as it was predicted before them (with the reason where it could not be).
+
+    Raises:
+        InvalidProblemError: an unknown source or era.
+    """
+    for era in eras or ():
+        load_era(era)
+    result = predict_runs(runs, site=site)
+    check_sources(result, [name for name in leave_out if name not in NEVER_FITTED])
+    data = calibration_data(result, leave_out, by_layout=True)
+    found = fit_all(data, eras, from_shipped=True, report=report)
+    return calibrated(found, from_scratch=False), result
 
 
 def calibrate_tables(
@@ -71,15 +125,15 @@ def calibrate_tables(
     *,
     eras: Sequence[str] | None = None,
     leave_out: Sequence[str] = NEVER_FITTED,
-    from_scratch: bool = True,
     borrow: bool = False,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibrated:
     """Fit every era on some tables of measured runs, leave groups and sources out, and find the intervals.
 
+    Everything starts from physical defaults, the choice of unstated cells too, so that the result depends on the
+    tables alone.
+
     Args:
-        from_scratch: start from physical defaults, in the choice of unstated cells too, so that the result depends on
-            the tables alone; otherwise the shipped coefficients are the prior (a few runs of one's own).
         borrow: releases with too few runs take the fit to all runs instead of the physical defaults.
 
     Raises:
@@ -87,11 +141,10 @@ def calibrate_tables(
     """
     for era in eras or ():
         load_era(era)
-    result = backtest(paths, estimator=_never_fitted if from_scratch else estimate)
+    result = backtest(paths, estimator=_never_fitted)
     check_sources(result, [name for name in leave_out if name not in NEVER_FITTED])
     data = calibration_data(result, leave_out)
-    calibration = fit_all(data, eras, borrow=borrow, from_shipped=not from_scratch, report=report)
-    return calibrated(calibration, from_scratch=from_scratch)
+    return calibrated(fit_all(data, eras, borrow=borrow, report=report))
 
 
 def calibrated(calibration: Calibration, *, from_scratch: bool = True) -> Calibrated:
@@ -99,10 +152,8 @@ def calibrated(calibration: Calibration, *, from_scratch: bool = True) -> Calibr
     data = calibration.data
     by_group, by_source = held_out_steps(calibration, "group"), held_out_steps(calibration, "source")
     prior = PRIOR["era"]
-    if not from_scratch:
-        shipped = [load_era(fit.era).software.fit for fit in calibration.fits]
-        known = [fit.half_width for fit in shipped if fit is not None and fit.half_width > 0]
-        prior = float(np.mean(known)) if known else prior
+    if not from_scratch and calibration.fits:
+        prior = float(np.mean([shipped_half_width(fit.era) for fit in calibration.fits]))
     spread = fit_spread(data, by_group, evidence(data, by_group), prior_era=prior)
     return Calibrated(calibration, by_group, by_source, spread, from_scratch)
 
@@ -133,9 +184,43 @@ def save_fits(found: Calibrated, folder: Path | None = None) -> list[Path]:
 def _save_era(found: Calibrated, fit: EraFit, folder: Path | None) -> Path:
     era = load_era(fit.era)
     target = (folder or era.path.parent) / era.path.name
+    hashes = _hashes(found, fit)
+    _write({seen_rows_path(target): json.dumps(hashes, indent=0) + "\n", target: _profile(found, fit)})
+    read_era(target)  # what was written must be readable
+    return target
+
+
+def only_profile(found: Calibrated) -> str:
+    """Text of the one profile that was fitted, checked to be readable, for a file of the user's choice.
+
+    Raises:
+        InvalidProblemError: runs of several releases were fitted.
+    """
+    fits = found.calibration.fits
+    if len(fits) != 1:
+        names = ", ".join(fit.era for fit in fits)
+        raise InvalidProblemError(
+            f"these runs are of {len(fits)} releases ({names}), which one file cannot hold; name one with --eras, or "
+            "give -o a folder."
+        )
+    text = _profile(found, fits[0])
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / "profile.yaml"
+        draft.write_text(text, encoding="utf-8")
+        read_era(draft)
+    return text
+
+
+def _hashes(found: Calibrated, fit: EraFit) -> list[str]:
     data = found.calibration.data
+    return data.hashes(data.usable & (data.era == fit.era))
+
+
+def _profile(found: Calibrated, fit: EraFit) -> str:
+    """The era's profile with the fit below the mark."""
+    era, data = load_era(fit.era), found.calibration.data
     mine = data.usable & (data.era == fit.era)
-    hashes = data.hashes(mine)
+    hashes = _hashes(found, fit)
     sources = ", ".join(sorted(set(data.source[mine])))
     own = f"measured runs: {sources}" if fit.own else "runs of all releases; too few of its own"
     facts: dict[str, Any] = {"source": own, "n_rows": fit.n_rows, "n_groups": fit.n_groups}
@@ -151,10 +236,7 @@ def _save_era(found: Calibrated, fit: EraFit, folder: Path | None) -> Path:
     facts |= {"at_bound": list(fit.at_bound), "rows_sha256": rows_digest(hashes)}
     block = {"coefficients": fit.coefficients, "fit": facts}
     head = _without_key(era.path.read_text(encoding="utf-8").split(_MARK)[0], "coefficients")
-    text = f"{head.rstrip()}\n{_MARK}\n{yaml.safe_dump(block, sort_keys=False, width=110)}"
-    _write({seen_rows_path(target): json.dumps(hashes, indent=0) + "\n", target: text})
-    read_era(target)  # what was written must be readable
-    return target
+    return f"{head.rstrip()}\n{_MARK}\n{yaml.safe_dump(block, sort_keys=False, width=110)}"
 
 
 def _without_key(text: str, key: str) -> str:

@@ -16,14 +16,20 @@ from meshwright.costmodels.residuals import read_residuals
 from meshwright.costmodels.software import COEFFICIENTS
 from meshwright.planner.validate import pricing
 from meshwright.planner.validate.backtest import backtest
-from meshwright.planner.validate.calibrate import calibrate, fit_all
+from meshwright.planner.validate.calibrate import calibrate, fit_all, own_prior_rows
 from meshwright.planner.validate.evidence import calibration_data, rows_digest
 from meshwright.planner.validate.held_out import error_of, fold_masks, held_out_steps, with_steps
 from meshwright.planner.validate.pricing import software_with
 from meshwright.planner.validate.row_model import RowModel
 from meshwright.planner.validate.row_problem import row_problem
 from meshwright.planner.validate.runs import read_runs, row_sha256
-from meshwright.planner.validate.save_fit import calibrate_tables, calibrated, save_fits
+from meshwright.planner.validate.save_fit import (
+    TELLING_GROUPS,
+    calibrate_tables,
+    calibrated,
+    save_fits,
+    shipped_half_width,
+)
 from meshwright.planner.validate.scores import score
 
 from .conftest import Memory, row_text
@@ -165,6 +171,43 @@ def test_own_runs_move_the_shipped_coefficients(result: Any) -> None:
     (fit,) = fit_all(calibration_data(result), names=NAMES, from_shipped=True).fits
     assert fit.level.above is None
     assert fit.coefficients["gemm_derate"] == pytest.approx(TRUE["gemm_derate"], rel=0.08)
+
+
+def test_one_layout_is_trusted_less_than_several() -> None:
+    weights = [own_prior_rows(n) for n in (1, 2, 3, 4, 40)]
+    assert weights == sorted(weights, reverse=True)
+    assert (weights[0], weights[-1]) == (8.0, 2.0)
+
+
+def test_few_own_runs_do_not_narrow_the_interval(result: Any) -> None:
+    shipped = shipped_half_width(ERA)
+    for kept, narrower in ((3, False), (48, True)):
+        data = calibration_data(result, by_layout=True)
+        data.usable[kept:] = False
+        found = calibrated(fit_all(data, names=NAMES, from_shipped=True), from_scratch=False)
+        (fit,) = found.calibration.fits
+        assert (fit.n_groups < TELLING_GROUPS) is not narrower
+        assert (found.half_width(fit) < shipped) is narrower
+
+
+def test_own_runs_that_scatter_widen_the_interval(result: Any) -> None:
+    data = calibration_data(result, by_layout=True)
+    data.usable[6:] = False
+    data.measured_step_s[:6] *= np.array([1.0, 1.6, 0.6, 1.7, 0.6, 1.0])
+    found = calibrated(fit_all(data, names=NAMES, from_shipped=True), from_scratch=False)
+    assert found.half_width(found.calibration.fits[0]) > 1.2 * shipped_half_width(ERA)
+
+
+def test_what_own_runs_do_not_tell_stays_as_shipped(result: Any) -> None:
+    data = calibration_data(result, by_layout=True)
+    data.usable[1:] = False
+    (fit,) = fit_all(data, from_shipped=True).fits
+    shipped = load_era(ERA).software
+    assert fit.n_rows == 1 and fit.coefficients["gemm_derate"] != pytest.approx(
+        shipped.coefficient("gemm_derate"), 1e-3
+    )
+    for name in ("ep_overlap", "fsdp_overlap", "launch_s"):
+        assert fit.coefficients[name] == pytest.approx(shipped.coefficient(name), rel=1e-4)
 
 
 def test_linearisation_matches_the_model(result: Any) -> None:
