@@ -194,7 +194,7 @@ def alignment_rate(width: Any) -> Any:
     1 are those that the LM heads of VIA-Research/vTrain's runs imply (vocabulary of 50257 dealt out unpadded).
     """
     width = np.asarray(width)
-    rate = np.where(width % 4 == 0, 0.63, np.where(width % 2 == 0, 0.50, 0.36))
+    rate = np.where(width % 4 == 0, 0.58, np.where(width % 2 == 0, 0.46, 0.33))
     return np.where(width % 8 == 0, 1.0, rate)
 
 

@@ -207,7 +207,20 @@ def _tp_times(
     )
     forward, backward, hidden = tp_block_s(cluster, model.hidden, tokens, workload.activation_bytes, c, windows)
     slow = software.coefficient("overlap_slowdown")
-    return forward / derate, (backward + slow * hidden) / derate
+    wait = tp_wait_s(software, c)
+    return forward / derate + wait, (backward + slow * hidden) / derate + wait
+
+
+def tp_wait_s(software: Software, c: Any) -> Any:
+    """Device time for which the collectives of one block and pass wait until all ranks have launched them.
+
+    Ranks run the same kernels, but their hosts drift apart between collectives; one all-reduce, or a gather and a
+    scatter with sequence parallelism. Replayed graphs and blocking launches (whose host time is charged whole) wait
+    for nothing.
+    """
+    if software.cuda_graphs or software.launch_blocking:
+        return 0.0 * c.tp
+    return software.coefficient("tp_wait_s") * np.where(c.tp > 1, np.where(c.sequence_parallel == 1, 2.0, 1.0), 0.0)
 
 
 def _elementwise(gpu: Gpu, software: Software) -> Callable[[Any, Any], Any]:

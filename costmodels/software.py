@@ -69,29 +69,24 @@ class Software:
 #: name -> (default, lower bound, upper bound, meaning). The bounds are what hardware and software can do;
 #: a fit may not leave them.
 COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
-    "launch_s": (12e-6, 1e-6, 60e-6, "host time to launch one kernel from eager Python, autograd included"),
+    "launch_s": (20e-6, 1e-6, 60e-6, "host time to launch one kernel from eager Python, autograd included"),
     "layer_s": (
-        500e-6,
+        1.0e-3,
         0.0,
         2.0e-3,
         "host time of one layer's forward pass beyond its launches (modules, autograd, checkpoint and RNG state)",
     ),
     "layer_backward_s": (
-        125e-6,
+        300e-6,
         0.0,
         1.5e-3,
         "host time of one layer's backward pass beyond its launches (autograd engine, hooks)",
     ),
-    "host_coupling": (
-        0.1,
-        0.0,
-        0.2,
-        "share of the shorter of host and device time that tensor parallelism does not hide",
-    ),
+    "host_drain": (0.5, 0.0, 1.0, "share of a forward's wait for its host that backward does not make up"),
     "kernel_s": (
         2e-6,
         0.0,
-        20e-6,
+        10e-6,
         "device time behind one counted kernel: gap, ramp, drain, small kernels not counted",
     ),
     "tp_host_skew": (
@@ -100,6 +95,7 @@ COEFFICIENTS: dict[str, tuple[float, float, float, str]] = {
         0.30,
         "launch time added for every doubling of tp: a collective waits for the slowest host",
     ),
+    "tp_wait_s": (20e-6, 0.0, 300e-6, "time that a TP collective waits for ranks whose hosts are late"),
     "gemm_derate": (0.93, 0.70, 1.0, "GEMM rate inside a training step over the isolated benchmark (clocks, cold L2)"),
     "attention_derate": (0.90, 0.60, 1.0, "same for attention kernels"),
     "memory_derate": (0.90, 0.50, 1.0, "same for element-wise kernels"),

@@ -146,11 +146,10 @@ def _host_wait(
     """Time by which launching a stage's kernels exceeds running them, plus the host time of a micro-batch.
 
     A micro-batch begins with an empty queue: its inputs are copied from pageable memory, which waits for the device.
-    From then on the host runs ahead where it can, so that the micro-batch takes the longest of all launches, all
-    kernels, and the launches of forward followed by the kernels of backward (a forward that waits for its host leaves
-    nothing queued for backward to begin with). With blocking launches both add up. Under tensor parallelism every
-    collective couples the ranks: a device waits for the slowest host of its group, and what was ahead is lost, so that
-    a share ``host_coupling`` of the shorter time is not hidden. Embedding adds about twenty launches, head, loss and
+    From then on the host runs ahead where it can, so that the micro-batch takes the longer of all launches and all
+    kernels. A forward that waits for its host leaves nothing queued for backward to begin with: were backward to make
+    up nothing of that, launches of forward and kernels of backward would add up; ``host_drain`` is the share of that
+    which shows. With blocking launches host and device add up. Embedding adds about twenty launches, head, loss and
     their gradients some forty, a third of them in forward.
 
     Args:
@@ -161,14 +160,15 @@ def _host_wait(
         zero = 0.0 * layers.first
         return layers.like(zero, zero, zero, zero)
     launch, base = software.coefficient("launch_s"), software.coefficient("microbatch_s")
-    coupled = np.where(c.tp > 1, software.coefficient("host_coupling"), 0.0)
+    drain = software.coefficient("host_drain")
     one = c.pp == 1
     host_f, host_b = launches
 
     def wait(hf: Any, hb: Any, ahead: Any, busy: Any, extra: Any) -> Any:
         host = hf + hb + extra * launch
         then = hf + extra * launch / 3.0 + (busy - ahead)
-        longest = np.maximum(np.maximum(host, then), busy) - busy + coupled * np.minimum(host, busy)
+        longest = np.maximum(host, busy)
+        longest = longest + drain * np.maximum(then - longest, 0.0) - busy
         return (host if software.launch_blocking else longest) + base
 
     head = 40.0 * heads

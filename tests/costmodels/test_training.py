@@ -135,9 +135,9 @@ def test_a_vocabulary_dealt_out_unpadded_slows_the_head() -> None:
 
 
 def test_tensor_parallel_ranks_wait_for_each_other() -> None:
-    loose = replace(SOFTWARE, coefficients={"launch_s": 20e-6, "host_coupling": 0.0})
-    tight = replace(SOFTWARE, coefficients={"launch_s": 20e-6, "host_coupling": 0.5})
-    assert step(ParallelConfig(tp=8, dp=64), tight, seq=512) > step(ParallelConfig(tp=8, dp=64), loose, seq=512)
+    loose = replace(SOFTWARE, coefficients={"tp_wait_s": 0.0})
+    tight = replace(SOFTWARE, coefficients={"tp_wait_s": 200e-6})
+    assert step(ParallelConfig(tp=8, dp=64), tight) > step(ParallelConfig(tp=8, dp=64), loose)
     assert step(ParallelConfig(dp=512), tight, seq=512) == pytest.approx(step(ParallelConfig(dp=512), loose, seq=512))
 
 
@@ -148,7 +148,7 @@ def test_backward_collectives_hide_behind_gradient_gemms() -> None:
 
 def host_bound(launch: str, **coefficients: float) -> float:
     """A step of small layers in which only ``launch`` of the host's times is not zero."""
-    none = {"launch_s": 1e-6, "layer_s": 0.0, "layer_backward_s": 0.0, "microbatch_s": 0.0, "host_coupling": 0.0}
+    none = {"launch_s": 1e-6, "layer_s": 0.0, "layer_backward_s": 0.0, "microbatch_s": 0.0, "host_drain": 1.0}
     software = replace(SOFTWARE, coefficients={**none, launch: 1.5e-3, **coefficients})
     return step(ParallelConfig(dp=512), software, seq=512)
 
