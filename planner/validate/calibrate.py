@@ -47,7 +47,15 @@ _AT_BOUND = 1e-3
 
 TIME_COEFFICIENTS = tuple(name for name in COEFFICIENTS if name not in MEMORY_COEFFICIENTS)
 
+#: coefficients of which the rows of one release say nothing about another: an era is pulled to their default instead.
+NOT_INHERITED = frozenset({"tp_wait_s"})
+
 Report = Callable[[int, int], None]
+
+
+def inherited(values: Mapping[str, float]) -> dict[str, float]:
+    """What an era takes from the fit to all rows."""
+    return {name: value for name, value in values.items() if name not in NOT_INHERITED}
 
 
 @dataclass(slots=True)
@@ -75,7 +83,7 @@ class Level:
 
     def values(self, u: Floats | None = None) -> dict[str, float]:
         """Coefficients of this level, those that it does not move from above."""
-        up = self.above.values() if self.above is not None else dict(self.fixed or {})
+        up = inherited(self.above.values()) if self.above is not None else dict(self.fixed or {})
         return {**up, **self.model.coefficients(self.linear.u if u is None else u)}
 
 
@@ -135,7 +143,7 @@ def fit_level(
 ) -> Level:
     """Gauss-Newton with a trust region on the rows' robust cost; ``top_rows`` is the weight of a prior of values."""
     top = not isinstance(above, Level)
-    start = dict(above) if not isinstance(above, Level) else above.values()
+    start = dict(above) if not isinstance(above, Level) else inherited(above.values())
     model = RowModel(data, rows, names)
     prior = Prior(model.shares(start), top_rows if top else PARENT_ROWS)
     linear = model.linearised(_scanned(model, prior))

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...costmodels.software import COEFFICIENTS
 from .backtest import BacktestResult, RowResult
-from .calibrate import TIME_COEFFICIENTS, Calibration, Level
+from .calibrate import TIME_COEFFICIENTS, Calibration, Level, inherited
 from .evidence import CalibrationData, Floats, Mask
 from .spread import crossed_half_widths
 
@@ -66,7 +66,7 @@ def without(level: Level, fold: Mask, *, relinearise: bool) -> dict[str, float]:
     or the level above where eras borrow.
     """
     above = level.above
-    up = dict(level.fixed or {}) if above is None else without(above, fold, relinearise=False)
+    up = dict(level.fixed or {}) if above is None else inherited(without(above, fold, relinearise=False))
     keep = ~fold[level.model.rows]
     if int(keep.sum()) < level.least_rows:
         return up if above is None or level.borrow else {}

@@ -16,7 +16,7 @@ from meshwright.costmodels.residuals import read_residuals
 from meshwright.costmodels.software import COEFFICIENTS
 from meshwright.planner.validate import pricing
 from meshwright.planner.validate.backtest import backtest
-from meshwright.planner.validate.calibrate import calibrate, fit_all, own_prior_rows
+from meshwright.planner.validate.calibrate import calibrate, fit_all, inherited, own_prior_rows
 from meshwright.planner.validate.evidence import calibration_data, rows_digest
 from meshwright.planner.validate.held_out import error_of, fold_masks, held_out_steps, with_steps
 from meshwright.planner.validate.pricing import software_with
@@ -277,3 +277,7 @@ def layouts() -> list[dict[str, str]]:
                 cells["global_batch_sequences"] = 8 * micro * dp
                 out.append({name: str(value) for name, value in cells.items()})
     return out
+
+
+def test_what_one_release_cannot_say_of_another_is_not_inherited() -> None:
+    assert inherited({"gemm_derate": 0.8, "tp_wait_s": 2e-4}) == {"gemm_derate": 0.8}
