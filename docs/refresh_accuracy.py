@@ -258,13 +258,16 @@ def choice_section(group: BacktestResult) -> str:
         "best picked %",
         "mean regret %",
         "Spearman in groups",
-        "Spearman over set",
+        "over groups of 5 or more",
+        "over set",
     ]
     rows = []
     for name in [*dict.fromkeys(set_name(r) for r in plain(group.rows)), "all pre-training"]:
         s = score([r for r in plain(group.rows) if name in (set_name(r), "all pre-training")])
         if s.choice_groups:
-            ranks = ["-" if math.isnan(v) else f"{v:.2f}" for v in (s.group_spearman, s.spearman)]
+            ranks = [
+                "-" if math.isnan(v) else f"{v:.2f}" for v in (s.group_spearman, s.large_group_spearman, s.spearman)
+            ]
             rows.append([name, str(s.choice_groups), percent(s.best_picked, 0), percent(s.regret), *ranks])
     return lines_of(header, rows)
 

@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 #: A peak counts as under-predicted when it is this much below the measured one.
 UNDER_BY = 0.05
 _MIN_PLANS = 3
+_LARGE_GROUP = 5
 
 
 @dataclass(slots=True)
@@ -36,7 +37,8 @@ class Score:
         interval_coverage: share of measured values inside the 90% interval; half_width: median of its half.
         choice_groups: sets of runs of one model, GPUs and batch with three or more distinct plans;
         best_picked, regret: share whose best plan was picked, mean loss of the picked plan;
-        group_spearman: mean rank correlation inside them.
+        group_spearman: mean rank correlation inside them; large_group_spearman: over the plans of all groups with
+            five or more.
         memory_*: against peaks with a known way of counting; oom_*: of the fits call.
     """
 
@@ -55,6 +57,7 @@ class Score:
     best_picked: float = math.nan
     regret: float = math.nan
     group_spearman: float = math.nan
+    large_group_spearman: float = math.nan
     memory_rows: int = 0
     memory_mape: float = math.nan
     memory_under: float = math.nan
@@ -195,7 +198,7 @@ def choice_key(row: RowResult) -> tuple[object, ...]:
     if p is None:
         return (run.file, run.line)
     w = p.workload
-    model = (p.model.n_layers, p.model.hidden, p.model.ffn_hidden, p.model.vocab)
+    model = (p.model.n_layers, p.model.hidden, p.model.attention.n_heads, p.model.ffn_hidden, p.model.vocab)
     machine = (p.cluster.gpu.name, p.n_gpus)
     return (run.source, model, machine, w.seq_len, w.global_batch, w.precision, w.task, p.software.name)
 
@@ -224,7 +227,7 @@ def _score_choice(out: Score, rows: Sequence[RowResult]) -> None:
     out.choice_groups = len(groups)
     if not groups:
         return
-    picked, regret, ranks = [], [], []
+    picked, regret, ranks, large = [], [], [], []
     for members in groups:
         real = np.array([measured(r, "tps_gpu_effective") for r in members])
         guess = np.array([r.tokens_per_s_per_gpu for r in members])
@@ -232,8 +235,12 @@ def _score_choice(out: Score, rows: Sequence[RowResult]) -> None:
         picked.append(real[choice] >= real.max())
         regret.append(1.0 - real[choice] / real.max())
         ranks.append(spearman(guess, real))
+        if len(members) >= _LARGE_GROUP:
+            large.append((guess, real))
     out.best_picked, out.regret = float(np.mean(picked)), float(np.mean(regret))
     out.group_spearman = float(np.nanmean(ranks)) if np.isfinite(ranks).any() else math.nan
+    if large:
+        out.large_group_spearman = spearman(*(np.concatenate(side) for side in zip(*large, strict=True)))
 
 
 def _score_memory(out: Score, rows: Sequence[RowResult]) -> None:

@@ -51,6 +51,19 @@ def test_choice_groups_need_three_plans_and_regret_is_the_loss(write_table: Any)
     assert s.group_spearman == pytest.approx(0.5)
 
 
+def test_large_groups_are_ranked_together_and_heads_make_another_model(write_table: Any) -> None:
+    plans = (("1", "8", "1"), ("1", "8", "2"), ("2", "4", "1"), ("2", "4", "2"), ("4", "2", "1"))
+    lines = [
+        row_text(recompute="none", tp=tp, dp=dp, micro_batch=micro, tps_gpu_effective=str(1000 - 100 * i))
+        for i, (tp, dp, micro) in enumerate(plans)
+    ]
+    whole = score(scored(write_table, *lines))
+    assert whole.large_group_spearman == pytest.approx(whole.group_spearman)
+    assert math.isnan(score(scored(write_table, *lines[:4])).large_group_spearman)
+    other = row_text(recompute="none", tp="4", dp="2", n_heads="8", n_kv_heads="8", tps_gpu_effective="400")
+    assert [len(g) for g in choice_groups(scored(write_table, *lines, other))] == [5]
+
+
 def test_repeated_runs_of_one_plan_are_one_plan(write_table: Any) -> None:
     rows = scored(write_table, row_text(), row_text(tps_gpu_effective="4100"), row_text(tps_gpu_effective="4200"))
     assert choice_groups(rows) == []
