@@ -38,8 +38,9 @@ def _describe(name: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from ..hardware_profiles.load import list_clusters, load_cluster, load_gpu
+    from ..hardware_profiles.names import is_yaml_path
 
-    is_cluster = name in list_clusters() or name.endswith((".yaml", ".yml"))
+    is_cluster = name in list_clusters() or is_yaml_path(name)
     facts = asdict(load_cluster(name)) if is_cluster else asdict(load_gpu(name))
     if as_json:
         print_json(facts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..costmodels.load_model import load_model
 from ..costmodels.load_software import Era, load_era
 from ..hardware_profiles.errors import InvalidProblemError
+from ..hardware_profiles.names import is_yaml_path
 from ..planner.validate.log_rows import LogOptions
 from ..planner.validate.own_runs import OwnRuns, is_table, read_own_runs
 from ..planner.validate.runs import read_runs
@@ -86,7 +87,7 @@ def _plans(options: OwnOptions, shared: LogOptions) -> list[LogOptions]:
 def _era(name: str | None) -> Era | None:
     if name is None:
         return None
-    if name.endswith((".yaml", ".yml")):
+    if is_yaml_path(name):
         raise InvalidProblemError(
             f"--software {name}: name a release that ships; its coefficients are where a calibration starts, so give "
             "all your runs at once."

@@ -14,6 +14,7 @@ from ..costmodels.software import Software
 from ..costmodels.workload import Workload
 from ..hardware_profiles.errors import InvalidProblemError
 from ..hardware_profiles.load import load_cluster
+from ..hardware_profiles.names import is_yaml_path
 from ..hardware_profiles.types import Gpu
 from ..planner.launch_reader import ReadLaunch
 from ..planner.problem import PlanningProblem
@@ -60,7 +61,7 @@ def node_range(request: Request) -> tuple[int, int] | None:
     if request.nodes is not None and request.gpus is not None:
         raise InvalidProblemError("--nodes and --gpus both size the cluster; give one of them.")
     if request.nodes is None:
-        own_file = request.cluster.endswith((".yaml", ".yml"))  # a user's file states its own number of nodes
+        own_file = is_yaml_path(request.cluster)  # a user's file states its own number of nodes
         if request.gpus is None and not own_file:
             raise InvalidProblemError("the size of the cluster is missing; give --nodes (hosts) or --gpus.")
         return None

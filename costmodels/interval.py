@@ -32,14 +32,19 @@ def time_sigma(
     ``host_share`` of their time for the host. An era that was never calibrated takes the error of runs whose whole
     source was left out.
     """
-    found, fit = shipped_residuals(), software.fit
-    era: Any = found.unfitted
-    if fit is not None and fit.half_width > 0:
-        era = np.where(
-            np.asarray(gpus) > cluster.gpus_per_node, fit.half_width_across or fit.half_width, fit.half_width
-        )
+    found = shipped_residuals()
+    era = era_half_width(software, np.asarray(gpus) > cluster.gpus_per_node)
     sparse, borrowed = float(model.moe is not None), float(is_borrowed(cluster, workload))
     return found.half_width(era, sparse, borrowed, gpus, host_share) / Z90
+
+
+def era_half_width(software: Software, across: Any) -> Any:
+    """What an era brings to the 90% interval of log(step time), within a node or ``across`` nodes; never calibrated:
+    the error of runs whose whole source was left out."""
+    fit = software.fit
+    if fit is None or fit.half_width <= 0:
+        return shipped_residuals().unfitted
+    return np.where(across, fit.half_width_across or fit.half_width, fit.half_width)[()]
 
 
 def is_borrowed(cluster: Cluster, workload: Workload) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from ..hardware_profiles.errors import InvalidProblemError, did_you_mean
+from ..hardware_profiles.names import is_yaml_path
 from ..hardware_profiles.types import Fit, Gpu, Provenance
 from .compute import attention_kernel
 from .parallel import CONFIG_FIELDS
@@ -230,7 +231,7 @@ def load_era(name: str) -> Era:
     Raises:
         InvalidProblemError: no such era or file.
     """
-    if name.endswith((".yaml", ".yml")):
+    if is_yaml_path(name):
         path = Path(name)
         if not path.is_file():
             raise InvalidProblemError(f"no software profile at {name}; give the path of a YAML file or an era's name.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .curve_file import CURVES_DIR, CurveSet, override, resolve_curves
 from .errors import InvalidProblemError, did_you_mean
-from .names import CLUSTER_DIR, GPU_DIR, gpu_assumption, list_clusters, list_gpus, resolve_gpu
+from .names import CLUSTER_DIR, GPU_DIR, gpu_assumption, is_yaml_path, list_clusters, list_gpus, resolve_gpu
 from .profile_dict import cluster_from_dict, cluster_to_dict, gpu_from_dict, gpu_to_dict, profile_sha256
 from .types import GB, GIB, Cluster, Gpu, Tier
 from .yaml_reader import Section, read_yaml
@@ -232,7 +232,7 @@ def _cluster_gpu(section: Section, curves_dir: Path) -> Gpu:
 
 
 def _cluster_path(name_or_path: str) -> Path:
-    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+    if is_yaml_path(name_or_path) or "/" in name_or_path:
         return Path(name_or_path)
     name = name_or_path.strip().lower().replace("_", "-")
     path = CLUSTER_DIR / f"{name}.yaml"

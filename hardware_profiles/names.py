@@ -19,6 +19,11 @@ _BARE_MEMORY = re.compile(r"-(\d+)$")
 _MEMORY_TOLERANCE = 0.04  # 79.6 GiB as a tool prints it still means the 80 GB kind
 
 
+def is_yaml_path(name: str) -> bool:
+    """Whether a name stands for a user's own file rather than for something that ships."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def list_gpus() -> list[str]:
     """Return the names of the shipped GPUs, sorted."""
     return sorted(path.stem for path in GPU_DIR.glob("*.yaml"))

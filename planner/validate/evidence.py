@@ -30,7 +30,7 @@ class CalibrationData:
     Attributes:
         usable: rows that may be fitted; weight: square root of how many rows each counts for.
         group: source x model x GPU type x scale.
-        host_share: share of the step in which the device waits for its host (as priced; a fit renews it).
+        host_share: share of the step in which the device waits for its host, with the fits' coefficients (0 before).
     """
 
     priced: PricedRows
@@ -78,33 +78,54 @@ def calibration_data(
     Raises:
         InvalidProblemError: nothing was priced, or a source to leave out is not in the tables.
     """
-    if result.priced is None:
-        raise InvalidProblemError("calibration needs a backtest that priced its rows.")
-    by_problem = {id(r.problem): r for r in result.rows if r.problem is not None}
-    rows = [by_problem.get(id(p)) or RowResult(p.run, "skipped", problem=p) for p in result.priced.rows]
+    priced, rows = priced_results(result)
     step = np.array([_step_s(row) for row in rows])
     sources = np.array([row.run.source for row in rows], dtype=object)
     usable = np.isfinite(step) & np.array([_is_evidence(row) for row in rows], dtype=bool)
     usable &= ~np.isin(sources, list(leave_out))
     groups = np.array([group_name(row, by_layout=by_layout) for row in rows], dtype=object)
-    weight = np.zeros(len(rows))
-    for name in set(groups[usable]):
-        mine = usable & (groups == name)
-        weight[mine] = mine.sum() ** -0.25  # a group of n rows counts as sqrt(n)
-    eras = np.array([p.software.name for p in result.priced.rows], dtype=object)
+    weight = group_weights(usable, groups, -0.25)  # residuals are squared: a group of n rows counts as sqrt(n)
+    eras = np.array([p.software.name for p in priced.rows], dtype=object)
     _balance_sources(weight, usable, eras, sources, groups)
-    searched = np.array([bool({"layout", "recompute"} & set(p.assumed)) for p in result.priced.rows], dtype=bool)
     return CalibrationData(
-        priced=result.priced,
+        priced=priced,
         results=rows,
         measured_step_s=step,
         usable=usable,
         era=eras,
         group=groups,
         source=sources,
-        weight=np.where(searched, 0.5 * weight, weight),
-        host_share=result.priced.host_shares(lambda software: software),
+        weight=half_if_searched(weight, priced),
+        host_share=np.zeros(len(rows)),
     )
+
+
+def priced_results(result: BacktestResult) -> tuple[PricedRows, list[RowResult]]:
+    """What a backtest priced, and the result of each of its rows.
+
+    Raises:
+        InvalidProblemError: nothing was priced.
+    """
+    if result.priced is None:
+        raise InvalidProblemError("a fit needs a backtest that priced its rows.")
+    by_problem = {id(r.problem): r for r in result.rows if r.problem is not None}
+    rows = [by_problem.get(id(p)) or RowResult(p.run, "skipped", problem=p) for p in result.priced.rows]
+    return result.priced, rows
+
+
+def group_weights(usable: Mask, groups: NDArray[Any], power: float) -> Floats:
+    """For every usable row the size of its group to a power, zero for the others."""
+    weight = np.zeros(len(usable))
+    for name in set(groups[usable]):
+        mine = usable & (groups == name)
+        weight[mine] = mine.sum() ** power
+    return weight
+
+
+def half_if_searched(weight: Floats, priced: PricedRows) -> Floats:
+    """Half the weight of rows whose layout or recomputation had to be searched for."""
+    searched = np.array([bool({"layout", "recompute"} & set(p.assumed)) for p in priced.rows], dtype=bool)
+    return np.where(searched, 0.5 * weight, weight)
 
 
 def _balance_sources(weight: Floats, usable: Any, eras: Any, sources: Any, groups: Any) -> None:

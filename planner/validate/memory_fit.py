@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...costmodels.software import COEFFICIENTS, Software
-from ...hardware_profiles.errors import InvalidProblemError, MissingDependencyError
 from .backtest import BacktestResult, RowResult
-from .evidence import Floats, Mask, group_name
+from .evidence import Floats, Mask, group_name, group_weights, half_if_searched, priced_results
 from .memory_counting import Counting, counting_of
 from .pricing import Group, PricedRows, counted_peaks
+from .row_model import scipy_optimize
 from .runs import row_sha256
 from .scores import UNDER_BY, is_duplicate, is_inconsistent, measured, set_name
 
@@ -92,29 +92,22 @@ def memory_data(result: BacktestResult) -> MemoryData:
     Raises:
         InvalidProblemError: nothing was priced.
     """
-    if result.priced is None:
-        raise InvalidProblemError("a fit of memory needs a backtest that priced its rows.")
-    by_problem = {id(r.problem): r for r in result.rows if r.problem is not None}
-    rows = [by_problem.get(id(p)) or RowResult(p.run, "skipped", problem=p) for p in result.priced.rows]
+    priced, rows = priced_results(result)
     counting = [counting_of(row.run) for row in rows]
     units = np.array([how.unit_bytes for how in counting])
     peaks = np.array([measured(row, "peak_memory_gb") for row in rows]) * units
     usable = np.isfinite(peaks) & np.array([_is_evidence(r, h) for r, h in zip(rows, counting, strict=True)])
     groups = np.array([group_name(row) for row in rows], dtype=object)
-    weight = np.zeros(len(rows))
-    for name in set(groups[usable]):
-        mine = usable & (groups == name)
-        weight[mine] = mine.sum() ** -0.5  # a group of n rows counts as sqrt(n)
-    searched = np.array([bool({"layout", "recompute"} & set(p.assumed)) for p in result.priced.rows], dtype=bool)
+    weight = group_weights(usable, groups, -0.5)  # a group of n rows counts as sqrt(n)
     return MemoryData(
-        priced=result.priced,
+        priced=priced,
         results=rows,
         counting=counting,
         log_measured=np.log(peaks, out=np.full(len(rows), np.nan), where=usable),
         usable=usable,
-        era=np.array([p.era.software.name for p in result.priced.rows], dtype=object),
+        era=np.array([p.era.software.name for p in priced.rows], dtype=object),
         group=groups,
-        weight=np.where(searched, 0.5 * weight, weight),
+        weight=half_if_searched(weight, priced),
     )
 
 
@@ -281,14 +274,11 @@ def _cost(
 
 def _solve(data: MemoryData, linear: _Linear, prior: _Prior, quantile: float, keep: Mask | None = None) -> Floats:
     """Minimum of the loss over the linearised rows that are kept."""
-    return np.asarray(_minimize(lambda u: _cost(data, linear, u, prior, quantile, keep), linear.u))
-
-
-def _minimize(function: Any, start: Floats) -> Any:
-    try:
-        from scipy.optimize import minimize
-    except ImportError:
-        raise MissingDependencyError(
-            'fitting needs scipy; install it with: pip install "meshwright[backtest]"'
-        ) from None
-    return minimize(function, start, jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * len(start)).x
+    found = scipy_optimize().minimize(
+        lambda u: _cost(data, linear, u, prior, quantile, keep),
+        linear.u,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0.0, 1.0)] * len(linear.u),
+    )
+    return np.asarray(found.x)

@@ -10,6 +10,7 @@ from ...costmodels.load_software import Era
 from ...costmodels.model_spec import ModelSpec
 from ...hardware_profiles.errors import InvalidProblemError
 from ...hardware_profiles.load import list_gpus, resolve_gpu
+from ...hardware_profiles.names import is_yaml_path
 from .log_rows import LogOptions, row_of_log
 from .runs import REQUIRED_OWN, Run, read_runs
 from .site import ANY_FILE, Site, load_site, placed
@@ -68,7 +69,7 @@ def read_own_runs(
     """
     models = {} if model is None else {ANY_FILE: model}
     site = load_site(cluster, era=era)
-    usual = site.base.n_gpus if cluster.endswith((".yaml", ".yml")) else None
+    usual = site.base.n_gpus if is_yaml_path(cluster) else None
     tables = {path: is_table(path) for path in files}
     n_logs = sum(not table for table in tables.values())
     if len(logs) not in (1, n_logs):

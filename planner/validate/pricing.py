@@ -100,21 +100,18 @@ class PricedRows:
     estimates: list[RowEstimate | None]
     failures: dict[int, str]
 
-    def reprice(self, software_of: Callable[[Software], Software], wanted: NDArray[np.bool_] | None = None) -> Floats:
-        """Step seconds of every row with changed software (``nan`` where not wanted or not priced)."""
-        out = np.full(len(self.rows), np.nan)
-        for g in self.groups:
-            if wanted is not None and not wanted[g.rows].any():
-                continue
-            out[g.rows] = _step_s(g, g.table, g.workload, software_of(g.software))
-        return out
+    def reprice(self, software_of: Callable[[Software], Software]) -> Floats:
+        """Step seconds of every row with changed software (``nan`` where not priced)."""
+        return self._again(software_of, lambda found: found.step_s)
 
     def host_shares(self, software_of: Callable[[Software], Software]) -> Floats:
-        """Share of every row's step in which the device waits for its host, with changed software."""
-        out = np.zeros(len(self.rows))
+        """Share of every row's step in which the device waits for its host, with changed software (0 if not priced)."""
+        return np.nan_to_num(self._again(software_of, lambda found: found.time.host_s / found.step_s))
+
+    def _again(self, software_of: Callable[[Software], Software], read: Callable[[Any], Any]) -> Floats:
+        out = np.full(len(self.rows), np.nan)
         for g in self.groups:
-            found = estimate(g.model, g.workload, g.table, g.cluster, software_of(g.software))
-            out[g.rows] = found.time.host_s / found.step_s
+            out[g.rows] = read(estimate(g.model, g.workload, g.table, g.cluster, software_of(g.software)))
         return out
 
     def reprice_many(self, names: Sequence[str], values: Floats, wanted: NDArray[np.bool_]) -> Floats:

@@ -94,7 +94,7 @@ class RowModel:
         def errors(u: Floats) -> Floats:
             return self.residuals(linear.log_step + linear.jacobian @ (u - linear.u), u, prior, keep)
 
-        found = _least_squares()(
+        found = scipy_optimize().least_squares(
             errors,
             np.clip(linear.u, low + 1e-6, high - 1e-6),
             jac=lambda u: slope,
@@ -105,11 +105,16 @@ class RowModel:
         return np.asarray(found.x)
 
 
-def _least_squares() -> Any:
+def scipy_optimize() -> Any:
+    """``scipy.optimize``, which fitting alone needs.
+
+    Raises:
+        MissingDependencyError: scipy is not installed.
+    """
     try:
-        from scipy.optimize import least_squares
+        from scipy import optimize
     except ImportError:
         raise MissingDependencyError(
             'calibrating needs scipy; install it with: pip install "meshwright[backtest]"'
         ) from None
-    return least_squares
+    return optimize

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ...costmodels.interval import era_half_width
 from ...costmodels.load_software import load_era, read_era, seen_rows_path
-from ...costmodels.residuals import RESIDUALS_PATH, read_residuals, shipped_residuals
+from ...costmodels.residuals import RESIDUALS_PATH, read_residuals
 from ...costmodels.software import MEMORY_COEFFICIENTS
 from ...costmodels.training import estimate
 from ...hardware_profiles.errors import InvalidProblemError
@@ -86,10 +87,7 @@ class Calibrated:
 
 def shipped_half_width(era: str, *, across: bool = False) -> float:
     """Half-width of the era as it was shipped; that of software never calibrated where it has no fit."""
-    fit = load_era(era).software.fit
-    if fit is None or fit.half_width <= 0:
-        return shipped_residuals().unfitted
-    return fit.half_width_across or fit.half_width if across else fit.half_width
+    return float(era_half_width(load_era(era).software, across))
 
 
 def calibrate_runs(

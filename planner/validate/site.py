@@ -13,6 +13,7 @@ from ...costmodels.load_software import Era
 from ...costmodels.model_spec import ModelSpec
 from ...hardware_profiles.errors import InvalidProblemError, MeshwrightError
 from ...hardware_profiles.load import load_cluster, resolve_gpu
+from ...hardware_profiles.names import is_yaml_path
 from ...hardware_profiles.types import Cluster
 from .runs import BadCellError, Run
 
@@ -49,7 +50,7 @@ class Site:
         Raises:
             InvalidProblemError: it cannot have that many.
         """
-        stated = self.name.endswith((".yaml", ".yml")) and self.base.nodes > 1
+        stated = is_yaml_path(self.name) and self.base.nodes > 1
         if stated and n_gpus > self.base.n_gpus:
             raise InvalidProblemError(f"{n_gpus} GPUs are more than the {self.base.n_gpus} of {self.base.name}.")
         per_node = self.base.gpus_per_node

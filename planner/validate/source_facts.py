@@ -44,17 +44,5 @@ def facts_of(source: str, address: str = "") -> SourceFacts:
     words = f"{source} {address}".lower()
     for entry in _entries():
         if re.search(entry["match"], words):
-            kinds = {
-                kind: entry.get(kind, {})
-                for kind in (
-                    "model",
-                    "workload",
-                    "config",
-                    "where_stated",
-                    "instead",
-                    "software",
-                    "heads_by_hidden",
-                )
-            }
-            return SourceFacts(**kinds, why=entry["why"], instead_why=entry.get("instead_why", ""))
+            return SourceFacts(**{kind: said for kind, said in entry.items() if kind != "match"})
     return SourceFacts()

@@ -20,6 +20,7 @@ from ...costmodels.interval import is_borrowed
 from ...costmodels.residuals import SCALE_FROM_GPUS, Residuals, host_bound
 from .calibrate import Calibration
 from .evidence import CalibrationData, Floats, Mask
+from .row_model import scipy_optimize
 
 #: half-widths before any residual is seen, and below which none may fall (a circumstance never narrows).
 PRIOR: dict[str, float] = {
@@ -93,8 +94,6 @@ def fit_spread(data: CalibrationData, steps: Floats, rows: Mask, *, prior_era: f
         steps: step seconds, each predicted without its fold.
         prior_era: what the pooled half-width of eras is pulled to.
     """
-    from scipy.optimize import minimize
-
     keys = [key for key, mine in zip(_era_keys(data), rows, strict=True) if mine]
     eras = sorted(set(keys))
     held = circumstances(data)[rows] ** 2
@@ -118,7 +117,7 @@ def fit_spread(data: CalibrationData, steps: Floats, rows: Mask, *, prior_era: f
         return float(value + 0.5 * pull * np.sum(off**2)), gradient
 
     floor = np.concatenate([np.full(1 + len(eras), -4.0), prior[1:] + np.log(_LEAST)])
-    found = minimize(loss, first, jac=True, method="L-BFGS-B", bounds=[(low, 1.0) for low in floor])
+    found = scipy_optimize().minimize(loss, first, jac=True, method="L-BFGS-B", bounds=[(low, 1.0) for low in floor])
     values = np.exp(found.x)
     by_era = dict(zip(eras, values[1 : 1 + len(eras)].tolist(), strict=True))
     return Spread(float(values[0]), by_era, dict(zip(_TERMS, values[1 + len(eras) :].tolist(), strict=True)))
