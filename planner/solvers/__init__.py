@@ -1,1 +1,1 @@
-
+"""Exact and search kernels, one result type, one interface (``base.Solver``)."""
