@@ -17,6 +17,8 @@ class Wrap(StrEnum):
 
     TORCHRUN = "torchrun"
     SLURM = "slurm"
+    KUBERNETES = "kubernetes"
+    SKYPILOT = "skypilot"
 
 
 def export(
@@ -33,7 +35,7 @@ def export(
     partition: Annotated[str, typer.Option(metavar="NAME", help="Slurm partition.")] = "",
     account: Annotated[str, typer.Option(metavar="NAME", help="Slurm account.")] = "",
     time_limit: Annotated[str, typer.Option(metavar="HH:MM:SS", help="Slurm time limit.")] = "",
-    container: Annotated[str, typer.Option(metavar="IMAGE", help="Container image for srun.")] = "",
+    container: Annotated[str, typer.Option(metavar="IMAGE", help="Container image of the job.")] = "",
     megatron_dir: Annotated[str, typer.Option(metavar="FOLDER", help="Megatron-LM checkout.")] = "Megatron-LM",
     train_script: Annotated[str, typer.Option(metavar="FILE", help="Your training script (DeepSpeed, FSDP).")] = "",
     show_list: Annotated[bool, typer.Option("--list", help="List the frameworks, and stop.")] = False,

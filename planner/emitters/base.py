@@ -24,15 +24,20 @@ class Proof(StrEnum):
     GOLDEN = "golden"
 
 
+#: What may start the processes.
+WRAPS = ("torchrun", "slurm", "kubernetes", "skypilot")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchOptions:
     """What a user may say about a launch that is not part of the plan.
 
     Attributes:
         data_path, tokenizer: passed through; empty means synthetic data and no tokenizer.
-        wrap: ``torchrun`` (run ``launch.sh`` on every node) or ``slurm`` (adds ``job.sbatch``).
+        wrap: ``torchrun`` (run ``launch.sh`` on every node), ``slurm`` (adds ``job.sbatch``), ``kubernetes`` (adds
+            ``job.yaml``, a Kubeflow TrainJob) or ``skypilot`` (adds ``job.sky.yaml``).
         job_name, partition, account, time_limit: Slurm directives; empty ones are left out.
-        container_image, container_mounts: handed to ``srun`` (Pyxis/enroot) by the Slurm wrapper.
+        container_image: handed to ``srun`` (Pyxis/enroot), the TrainJob or SkyPilot; container_mounts: to ``srun``.
         megatron_dir: checkout that holds ``pretrain_gpt.py``; train_script: the user's own script (DeepSpeed).
         torchtitan_module, torchtitan_config: names in TorchTitan's configuration registry.
         train_iters: steps to run; lr, min_lr: placeholders that any real run must set.
@@ -62,8 +67,8 @@ class LaunchOptions:
     extra_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.wrap not in ("torchrun", "slurm"):
-            raise InvalidProblemError(f"--wrap is {self.wrap!r}; it must be torchrun or slurm.")
+        if self.wrap not in WRAPS:
+            raise InvalidProblemError(f"--wrap is {self.wrap!r}; it must be one of {', '.join(WRAPS)}.")
         if self.train_iters < 1:
             raise InvalidProblemError(f"--train-iters is {self.train_iters}; it must be at least 1.")
         for name in self.env:

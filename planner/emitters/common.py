@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from ...costmodels.parallel import ParallelConfig, recompute_label
 from ...costmodels.workload import Workload
 from ..plan import Plan, PlanSet
-from .base import Emitter, LaunchOptions
+from .base import Emitter, LaunchBundle, LaunchOptions
 from .shell import comment, default, export
 
 
@@ -145,10 +145,19 @@ def refuse_dense_only(plan_set: PlanSet, what: str) -> str | None:
     return None
 
 
-def job_files(plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> tuple[dict[str, str], str]:
-    """What ``--wrap`` adds to a bundle, and the command that starts it."""
-    if options.wrap != "slurm":
-        return {}, "bash launch.sh"
-    from .slurm import job_script
+def bundle(files: Mapping[str, str], plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> LaunchBundle:
+    """The files around a ``launch.sh`` as a bundle: what ``--wrap`` adds, and the command that starts it."""
+    extra, command = {}, "bash launch.sh"
+    if options.wrap == "slurm":
+        from .slurm import job_script
 
-    return {"job.sbatch": job_script(plan_set, plan, options)}, "sbatch job.sbatch"
+        extra, command = {"job.sbatch": job_script(plan_set, plan, options)}, "sbatch job.sbatch"
+    elif options.wrap == "kubernetes":
+        from .kubernetes import job_manifests
+
+        extra, command = {"job.yaml": job_manifests(files, plan_set, options)}, "kubectl apply -f job.yaml"
+    elif options.wrap == "skypilot":
+        from .skypilot import task
+
+        extra, command = {"job.sky.yaml": task(plan_set, options)}, "sky launch job.sky.yaml"
+    return LaunchBundle(files={**files, **extra}, executable=frozenset({"launch.sh"}), command=command)

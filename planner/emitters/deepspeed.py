@@ -15,11 +15,11 @@ from ...hardware_profiles.errors import InvalidProblemError
 from ..plan import Plan, PlanSet
 from .base import LaunchBundle, LaunchOptions, Proof, require_expressible
 from .common import (
+    bundle,
     cluster_defaults,
     global_batch,
     header,
     hsdp_replicas,
-    job_files,
     manifest,
     micro_batches,
     torchrun_array,
@@ -73,14 +73,12 @@ class DeepSpeed:
             '  "${SCRIPT_ARGS[@]}" \\',
             '  "$@"',
         ]
-        extra, command = job_files(plan_set, plan, options)
         files = {
             "launch.sh": script(lines),
             "ds_config.json": json.dumps(ds_config(plan_set, plan, options), indent=2) + "\n",
-            **extra,
             "launch.json": manifest(self, plan_set, plan, notes),
         }
-        return LaunchBundle(files=files, executable=frozenset({"launch.sh"}), command=command)
+        return bundle(files, plan_set, plan, options)
 
     def notes(self, plan: Plan) -> list[str]:
         """What the training script must do with the options that it is given."""

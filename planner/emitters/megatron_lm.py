@@ -11,10 +11,10 @@ from typing import ClassVar
 from ..plan import Plan, PlanSet
 from .base import LaunchBundle, LaunchOptions, Proof, require_expressible
 from .common import (
+    bundle,
     cluster_defaults,
     global_batch,
     header,
-    job_files,
     manifest,
     torchrun_array,
     user_env,
@@ -80,10 +80,8 @@ class MegatronLm:
             lines += ["", *array(name, flags)]
         words = ['"${TORCHRUN_ARGS[@]}"', '"$MEGATRON_DIR/pretrain_gpt.py"', *(f'"${{{name}[@]}}"' for name in used)]
         lines += ["", "exec torchrun \\", *(f"  {word} \\" for word in words), '  "$@"']
-        extra, command = job_files(plan_set, plan, options)
-        files = {"launch.sh": script(lines), **extra}
-        files["launch.json"] = manifest(self, plan_set, plan, notes)
-        return LaunchBundle(files=files, executable=frozenset({"launch.sh"}), command=command)
+        files = {"launch.sh": script(lines), "launch.json": manifest(self, plan_set, plan, notes)}
+        return bundle(files, plan_set, plan, options)
 
     def notes(self, plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> list[str]:
         """Sentences that the user of the script must know."""

@@ -13,10 +13,10 @@ from ...costmodels.parallel import Recompute, Schedule
 from ..plan import Plan, PlanSet
 from .base import LaunchBundle, LaunchOptions, Proof, require_expressible
 from .common import (
+    bundle,
     cluster_defaults,
     header,
     hsdp_replicas,
-    job_files,
     manifest,
     micro_batches,
     refuse_dense_only,
@@ -74,16 +74,14 @@ class PytorchFsdp:
             "",
             'exec torchrun "${TORCHRUN_ARGS[@]}" "$HERE/train.py" "${TRAIN_ARGS[@]}" "$@"',
         ]
-        extra, command = job_files(plan_set, plan, options)
         source = package_files(__package__).joinpath("pytorch_train.py").read_text(encoding="utf-8")
-        bundle = {
+        files = {
             "launch.sh": script(lines),
             "train.py": _without_lint_marks(source),
             "plan_config.json": json.dumps(plan_config(plan_set, plan), indent=2) + "\n",
-            **extra,
             "launch.json": manifest(self, plan_set, plan, notes),
         }
-        return LaunchBundle(files=bundle, executable=frozenset({"launch.sh"}), command=command)
+        return bundle(files, plan_set, plan, options)
 
     def notes(self, plan_set: PlanSet, plan: Plan) -> list[str]:
         """Sentences that the user of the script must know."""

@@ -13,10 +13,10 @@ from ...costmodels.parallel import Recompute, Schedule
 from ..plan import Plan, PlanSet
 from .base import LaunchBundle, LaunchOptions, Proof, require_expressible
 from .common import (
+    bundle,
     cluster_defaults,
     global_batch,
     header,
-    job_files,
     manifest,
     torchrun_array,
     user_env,
@@ -103,9 +103,8 @@ class TorchTitan:
             '  "$@" \\',
             f"  activation-checkpoint:{CHECKPOINTING[int(plan.config.recompute)]}",
         ]
-        extra, command = job_files(plan_set, plan, options)
-        files = {"launch.sh": script(lines), **extra, "launch.json": manifest(self, plan_set, plan, notes)}
-        return LaunchBundle(files=files, executable=frozenset({"launch.sh"}), command=command)
+        files = {"launch.sh": script(lines), "launch.json": manifest(self, plan_set, plan, notes)}
+        return bundle(files, plan_set, plan, options)
 
     def notes(self, plan: Plan, options: LaunchOptions) -> list[str]:
         """Sentences that the user of the script must know."""
