@@ -22,6 +22,7 @@ _BUILT_IN = {
     "torchtitan": "torchtitan:TorchTitan",
     "deepspeed": "deepspeed:DeepSpeed",
     "pytorch": "pytorch_fsdp:PytorchFsdp",
+    "accelerate": "accelerate:Accelerate",
 }
 
 

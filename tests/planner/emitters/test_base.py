@@ -88,10 +88,10 @@ def test_paths_stay_inside(name: str) -> None:
 
 
 def test_registry() -> None:
-    assert available() == ("deepspeed", "megatron-lm", "pytorch", "torchtitan")
+    assert available() == ("accelerate", "deepspeed", "megatron-lm", "pytorch", "torchtitan")
     for name in available():
         assert get(name).name == name
-        assert get(name).framework == name
+        assert get(name).framework == {"accelerate": "pytorch"}.get(name, name)
     with pytest.raises(InvalidProblemError, match="Did you mean megatron-lm"):
         get("megatron")
 

@@ -68,6 +68,10 @@ def cases() -> dict[str, Case]:
             *plan_set(LLAMA, ParallelConfig(dp=4, pp=4, zero_stage=1), framework="deepspeed"),
             script,
         ),
+        "accelerate/hsdp": (
+            *plan_set(LLAMA, ParallelConfig(dp=8, tp=2, zero_stage=3, dp_shard=4), framework="pytorch"),
+            script,
+        ),
         "pytorch/zero-bubble": (
             *plan_set(
                 LLAMA,

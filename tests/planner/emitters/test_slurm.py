@@ -74,6 +74,7 @@ def test_every_emitter_can_be_wrapped() -> None:
         wrap="slurm", train_script="t.py", torchtitan_module="llama3", torchtitan_config="llama3_8b"
     )
     for name in available():
-        zero = 3 if name in ("torchtitan", "pytorch") else 1
-        ps, plan = plan_set(LLAMA, ParallelConfig(dp=8, zero_stage=zero), framework=name)
+        framework = get(name).framework
+        zero = 3 if framework in ("torchtitan", "pytorch") else 1
+        ps, plan = plan_set(LLAMA, ParallelConfig(dp=8, zero_stage=zero), framework=framework)
         assert "job.sbatch" in get(name).emit(ps, plan, options).files
