@@ -80,9 +80,17 @@ def matmuls_s(gpu: Gpu, workload: Workload, software: Software, tokens: Any, mat
 
 
 def attention_s(
-    gpu: Gpu, model: ModelSpec, workload: Workload, software: Software, c: Any, micro: Any, *, backward: bool
+    gpu: Gpu,
+    model: ModelSpec,
+    workload: Workload,
+    software: Software,
+    c: Any,
+    micro: Any,
+    *,
+    backward: bool,
+    windowed: bool | None = None,
 ) -> Any:
-    """Core attention of one layer (mean over full and sliding-window layers)."""
+    """Core attention of one layer: with the sliding window, without, or the mean over the model's layers (None)."""
     a = model.attention
     dtype = workload.wide_gemm_type
     ulysses = c.cp_comm == CpComm.ULYSSES
@@ -108,23 +116,32 @@ def attention_s(
             dropout=model.dropout,
         )
 
-    share = a.windowed_layers / model.n_layers if a.window and a.window < workload.seq_len else 0.0
+    share = a.windowed_layers / model.n_layers if windowed is None else float(windowed)
+    if not a.window or a.window >= workload.seq_len:
+        share = 0.0
     time = one(0) * (1 - share) + (one(a.window) * share if share else 0.0)
     return time / software.coefficient("attention_derate")
 
 
 def layer_time(
-    cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any, *, moe: bool
+    cluster: Cluster,
+    model: ModelSpec,
+    workload: Workload,
+    software: Software,
+    c: Any,
+    *,
+    moe: bool,
+    windowed: bool | None = None,
 ) -> LayerTime:
-    """One dense or sparse layer. ``c``: one configuration or a table."""
+    """One dense or sparse layer. ``c``: one configuration or a table; ``windowed``: see ``attention_s``."""
     gpu = cluster.gpu
     width = workload.activation_bytes
     tokens = c.micro_batch_size * workload.seq_len / c.cp
     elementwise = _elementwise(gpu, software)
     a_mm = ops.attention_matmuls(model, c.tp)
     projections = matmuls_s(gpu, workload, software, tokens, a_mm)
-    core_f = attention_s(gpu, model, workload, software, c, c.micro_batch_size, backward=False)
-    core_b = attention_s(gpu, model, workload, software, c, c.micro_batch_size, backward=True)
+    core_f = attention_s(gpu, model, workload, software, c, c.micro_batch_size, backward=False, windowed=windowed)
+    core_b = attention_s(gpu, model, workload, software, c, c.micro_batch_size, backward=True, windowed=windowed)
     a_bytes = ops.attention_elementwise_bytes(model, software, c, tokens, width)
     a_bytes = a_bytes + ops.plain_softmax_bytes(model, workload, software, c)
     a_cast = elementwise(ops.fp8_cast_bytes(workload, tokens, a_mm), 0)

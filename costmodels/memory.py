@@ -18,10 +18,10 @@ from .candidates import distinct_rows
 from .estimate import MemoryBreakdown
 from .model_spec import ModelSpec
 from .parallel import Recompute
-from .parallelism.data import dense_group, expert_group
 from .parallelism.pipeline import Stages, in_flight, moe_layers_of, stage_layers
 from .software import Software
-from .workload import OPTIMIZER_BYTES, Workload
+from .states import bucket_bytes, gathered_parameters, model_states, update_bytes
+from .workload import Workload
 
 #: Fields that the parameters of a stage and their sharding depend on.
 STATE_FIELDS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "dp_shard", "zero_stage", "layer_split")
@@ -52,17 +52,12 @@ def stage_parameters(model: ModelSpec, c: Any) -> StageParameters:
     """Parameters of one rank before ZeRO sharding (weights over tp, experts over ep*etp)."""
     layers = stage_layers(model.n_layers, c, model.mtp_layers)
     moe = moe_layers_of(model, layers, c)
-    dense_layer = model.dense_layer_params / c.tp
-    sparse_layer = model.moe_layer_shared_params / c.tp if model.moe else 0.0 * dense_layer
-    expert_layer = model.expert_layer_params / (c.ep * c.etp)
-    vocab = model.padded_vocab(c.tp) * model.hidden / c.tp
-    embedding = vocab + model.learned_positions * model.hidden
-    separate_head = np.where((c.pp == 1) & model.tied_embeddings, 0.0, vocab)
-    mtp_dense, mtp_expert = _mtp_parameters(model, c)
-    last_extra = separate_head + model.norm_params + mtp_dense
+    one_of = piece_parameters(model, c)
+    expert_layer, mtp_expert, vocab = one_of.expert_layer, one_of.mtp_expert, one_of.vocab
+    embedding, last_extra = one_of.embedding, one_of.head + one_of.mtp_dense
 
     def stack(n: Any, sparse: Any) -> Any:
-        return (n - sparse) * dense_layer + sparse * sparse_layer
+        return (n - sparse) * one_of.dense_layer + sparse * one_of.sparse_layer
 
     one = c.pp == 1
     dense = layers.like(
@@ -77,11 +72,56 @@ def stage_parameters(model: ModelSpec, c: Any) -> StageParameters:
         moe.last * expert_layer + mtp_expert,
         moe.mid_mean * expert_layer,
     )
-    largest = np.maximum(dense_layer, sparse_layer + expert_layer if model.moe else dense_layer)
-    zero = 0.0 * vocab
-    in_vocab = layers.like(vocab + np.where(one, separate_head, 0.0), zero, separate_head + zero, zero)
+    zero, in_head = 0.0 * vocab, one_of.head_vocab
+    in_vocab = layers.like(vocab + np.where(one, in_head, 0.0), zero, in_head + zero, zero)
+    return StageParameters(dense, expert, one_of.largest_layer, in_vocab, one_of.largest_tensor)
+
+
+@dataclass(slots=True)
+class PieceParameters:
+    """Parameters per rank of each kind of piece: dense ones (over tp) and routed experts (over ep * etp).
+
+    Attributes:
+        sparse_layer: what is no expert in a sparse layer; expert_layer: its experts.
+        embedding, head: with what stands beside the vocabulary there; vocab, head_vocab: the vocabulary in each.
+        mtp_dense, mtp_expert: all multi-token-prediction blocks; largest_layer, largest_tensor: of one layer, weight.
+    """
+
+    dense_layer: Any
+    sparse_layer: Any
+    expert_layer: Any
+    embedding: Any
+    head: Any
+    vocab: Any
+    head_vocab: Any
+    mtp_dense: Any
+    mtp_expert: Any
+    largest_layer: Any
+    largest_tensor: Any
+
+
+def piece_parameters(model: ModelSpec, c: Any) -> PieceParameters:
+    """Parameters of one rank in each piece of the model. On one stage tied embeddings are held once."""
+    dense_layer = model.dense_layer_params / c.tp
+    sparse_layer = model.moe_layer_shared_params / c.tp if model.moe else 0.0 * dense_layer
+    expert_layer = model.expert_layer_params / (c.ep * c.etp)
+    vocab = model.padded_vocab(c.tp) * model.hidden / c.tp
+    head_vocab = np.where((c.pp == 1) & model.tied_embeddings, 0.0, vocab)
+    mtp_dense, mtp_expert = _mtp_parameters(model, c)
     ffn = model.hidden * model.ffn_hidden * (2 if model.gated_ffn else 1) / c.tp
-    return StageParameters(dense, expert, largest, in_vocab, np.maximum(vocab, ffn))
+    return PieceParameters(
+        dense_layer=dense_layer,
+        sparse_layer=sparse_layer,
+        expert_layer=expert_layer,
+        embedding=vocab + model.learned_positions * model.hidden,
+        head=head_vocab + model.norm_params,
+        vocab=vocab,
+        head_vocab=head_vocab,
+        mtp_dense=mtp_dense,
+        mtp_expert=mtp_expert,
+        largest_layer=np.maximum(dense_layer, sparse_layer + expert_layer if model.moe else dense_layer),
+        largest_tensor=np.maximum(vocab, ffn),
+    )
 
 
 def _mtp_parameters(model: ModelSpec, c: Any) -> tuple[Any, Any]:
@@ -130,25 +170,59 @@ def memory_breakdown(
 
     working, logits = _at(working_sets, stage) * held.at(a.working, stage), held.at(a.logits, stage)
     moving, update, gradients = _at(in_use, stage), states.at(s.update, stage), states.at(s.gradients, stage)
+    parts = ledger(
+        model,
+        workload,
+        software,
+        c,
+        states=(states.at(s.weights, stage), gradients, states.at(s.optimizer, stage)),
+        gathered=states.full(s.gathered) + 0.0,
+        in_use=(moving, working, logits),
+        update=update,
+        buckets=states.full(s.buckets),
+    )
+    return parts, np.where(stage == 2, c.pp - 1, stage)
+
+
+def ledger(
+    model: ModelSpec,
+    workload: Workload,
+    software: Software,
+    c: Any,
+    *,
+    states: tuple[Any, Any, Any],
+    gathered: Any,
+    in_use: tuple[Any, Any, Any],
+    update: Any,
+    buckets: Any,
+) -> MemoryBreakdown:
+    """The named parts of a stage's peak.
+
+    Args:
+        states: bytes of weights, gradients, optimizer; gathered, update, buckets: see ``states``.
+        in_use: bytes of all activations at their peak, and of those the temporaries and the logits.
+    """
+    slack, lost = software.coefficient("allocator_slack"), software.coefficient("gradient_slack")
+    weights, gradients, optimizer = states
+    moving, working, logits = in_use
     raises = np.maximum(update - (1.0 + slack) * moving, 0.0)
     tokens = c.micro_batch_size * workload.seq_len / c.cp
     sent = tokens * model.hidden * workload.activation_bytes
     groups = (c.tp > 1) + 1.0 * (c.cp > 1) + (c.pp > 1) + (c.dp > 1) + (c.ep > 1)
-    gathered = states.full(s.gathered) + 0.0
     return MemoryBreakdown(
-        weights_bytes=states.at(s.weights, stage),
+        weights_bytes=weights,
         gradients_bytes=gradients,
-        optimizer_bytes=states.at(s.optimizer, stage),
+        optimizer_bytes=optimizer,
         gathered_bytes=gathered,
         activations_bytes=moving - working - logits,
         working_bytes=working,
         logits_bytes=logits,
         # the gathered input of a sequence-parallel block; two sends and two receives of the pipeline
-        buffers_bytes=sent * (c.sequence_parallel + 4.0 * (c.pp > 1) / c.tp) + states.full(s.buckets) + raises,
+        buffers_bytes=sent * (c.sequence_parallel + 4.0 * (c.pp > 1) / c.tp) + buckets + raises,
         context_bytes=software.coefficient("context_bytes") + software.coefficient("communicator_bytes") * groups,
         slack_bytes=slack * (moving + gathered) + lost * gradients,
         cached_bytes=_cached(software, update, moving),
-    ), np.where(stage == 2, c.pp - 1, stage)
+    )
 
 
 def _cached(software: Software, update: Any, in_use: Any) -> Any:
@@ -160,15 +234,14 @@ def _cached(software: Software, update: Any, in_use: Any) -> Any:
 
 def _in_use(software: Software, c: Any, n_micro: Any, held: _Grouped) -> tuple[list[Any], list[Any]]:
     """Bytes of activations on the first, the second and the last stage at their peak, and how many working sets each
-    holds: two where forward and backward of different micro-batches do not share one (the last stage runs them in
-    turn)."""
-    a, unshared = held.value, software.coefficient("unshared_working")
-    live, sets = _micro_batches_held(software, c, n_micro), [1.0, 1.0, 1.0]
+    holds."""
+    a, sets = held.value, [1.0, 1.0, 1.0]
+    live = [micro_batches_held(software, c, n_micro, stage) for stage in (0, 1, c.pp - 1)]
     in_use = [
         n * held.full(per) + held.full(short) for n, per, short in zip(live, a.per_micro_batch, a.short, strict=True)
     ]
-    if unshared:
-        more = [unshared * (c.pp > stage + 1) * (n_micro > 1) for stage in (0, 1)]
+    if software.coefficient("unshared_working"):
+        more = [more_working_sets(software, c, n_micro, stage) for stage in (0, 1)]
         sets[:2] = [1.0 + k for k in more]
         in_use[:2] = [m + k * held.full(w) for m, k, w in zip(in_use[:2], more, a.working[:2], strict=True)]
     return in_use, sets
@@ -201,15 +274,18 @@ class _Grouped:
         return three[stage] if three.ndim == 1 else three[stage, self.inverse]
 
 
-def _micro_batches_held(software: Software, c: Any, n_micro: Any) -> list[Any]:
-    """Micro-batches whose activations the first, the second and the last stage hold: the schedule's, or a static
-    number of buffers on all stages but the last, and the one in use."""
-    live = [in_flight(c, n_micro, stage) for stage in (0, 1, c.pp - 1)]
+def micro_batches_held(software: Software, c: Any, n_micro: Any, stage: Any) -> Any:
+    """Micro-batches whose activations stage ``stage`` holds: the schedule's, or a static number of buffers on all
+    stages but the last, and the one in use."""
+    live = in_flight(c, n_micro, stage)
     slots = software.coefficient("pipeline_slots")
-    if slots:
-        static = slots * c.pp + 1.0
-        live[:2] = [np.where(c.pp > stage + 1, static, live[stage]) for stage in (0, 1)]
-    return live
+    return np.where(c.pp > stage + 1, slots * c.pp + 1.0, live) if slots else live
+
+
+def more_working_sets(software: Software, c: Any, n_micro: Any, stage: Any) -> Any:
+    """Sets of temporaries beyond one: another where forward and backward of different micro-batches do not share one
+    (the last stage runs them in turn)."""
+    return software.coefficient("unshared_working") * (c.pp > stage + 1) * (n_micro > 1)
 
 
 def layers_of(model: ModelSpec, c: Any) -> tuple[Stages, Stages]:
@@ -252,7 +328,7 @@ def _stage_activations(model: ModelSpec, workload: Workload, software: Software,
         kept.append((n - m) * one_dense + m * one_sparse + embedded + sent)
         whole = np.where(m > 0, np.maximum(sparse.whole, dense.whole * (n > m)), dense.whole)
         working.append(np.where(m > 0, sparse.temporary, dense.temporary) + np.where(share > 0, whole, 0.0))
-    logits = _logits_bytes(model, workload, software, c)
+    logits = logits_bytes(model, workload, software, c)
     one = c.pp == 1
     on_stage = np.where(one, logits, 0.0), 0.0 * logits, np.where(one, 0.0, logits)
     short = working[0] + on_stage[0], working[1], working[2] + on_stage[2]
@@ -279,14 +355,11 @@ class StageStates:
 
 def _stage_states(model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageStates:
     params = stage_parameters(model, c)
-    # ZeRO-3 prefetches one layer beyond the one in use (or leaves a fixed number of parameters gathered), and holds a
-    # layer's unsharded gradients
-    largest, live = params.largest_layer, software.coefficient("live_parameters")
-    ahead = np.minimum(np.maximum(2.0 * largest, live), np.maximum(params.dense.first + params.expert.first, largest))
-    gathered = np.where(c.zero_stage == 3, 2.0 * ahead + largest * workload.grad_dtype_bytes, 0.0)
+    total = params.dense.first + params.expert.first
+    gathered = gathered_parameters(workload, software, c, total, params.largest_layer)
     kinds = ("first", "mid", "last")
     by_stage = [
-        _model_states(
+        model_states(
             workload,
             software,
             c,
@@ -297,71 +370,17 @@ def _stage_states(model: ModelSpec, workload: Workload, software: Software, c: A
         for kind in kinds
     ]
     update = tuple(
-        _update_bytes(workload, software, c, getattr(params.dense, kind), getattr(params.expert, kind), params)
+        update_bytes(
+            workload, software, c, getattr(params.dense, kind), getattr(params.expert, kind), params.largest_tensor
+        )
         for kind in kinds
     )
     weights, gradients, optimizer = zip(*by_stage, strict=True)
-    # stage 3 interleaves the bucket's partitions in a second buffer before it reduces and scatters them
-    buckets = 2.0 * software.coefficient("bucket_elements") * (1.0 + (c.zero_stage == 3))
+    buckets = bucket_bytes(software, c)
     return StageStates(weights, gradients, optimizer, tuple(sum(s) for s in by_stage), update, gathered, buckets)
 
 
-def _update_bytes(
-    workload: Workload, software: Software, c: Any, dense: Any, expert: Any, params: StageParameters
-) -> Any:
-    """Short-lived tensors of the optimizer's step: copies of the gradients that it updates from, and a copy of the
-    largest of them in which some frameworks compute the norm (one is freed before the other is allocated)."""
-    per_parameter = software.coefficient("update_copy_bytes")
-    if workload.grad_dtype_bytes < 4:
-        per_parameter = per_parameter + software.coefficient("cast_copy_bytes")
-    norm_bytes, whole = software.coefficient("norm_double_bytes"), software.coefficient("whole_copy_bytes")
-    if workload.task == "lora" or per_parameter + norm_bytes + whole == 0:
-        return 0.0
-    d, e = dense_group(c), expert_group(c)
-    sharded = dense / np.maximum(d.shard, 1) + expert / np.maximum(e.shard, 1)
-    updated = np.where(c.zero_stage >= 1, sharded, dense + expert)
-    norm = norm_bytes * np.minimum(params.largest_tensor, updated)
-    copies = np.maximum((per_parameter + whole * (c.zero_stage == 0)) * updated, norm)
-    return np.where(c.optimizer_offload == 1, 0.0, copies)
-
-
-def _model_states(
-    workload: Workload, software: Software, c: Any, dense: Any, expert: Any, vocab: Any
-) -> tuple[Any, Any, Any]:
-    """Weights, gradients and optimizer bytes after ZeRO sharding.
-
-    ZeRO-1 shards the optimizer, ZeRO-2 gradients too, ZeRO-3 weights too (arXiv 1910.02054). LoRA keeps gradients
-    and optimizer for the adapters only (neglected here: below 1% of the weights).
-    """
-    d, e = dense_group(c), expert_group(c)
-    dense_shard, expert_shard = np.maximum(d.shard, 1), np.maximum(e.shard, 1)
-    weight_bytes = 4.0 if workload.precision in ("fp32", "tf32") else 2.0
-    trained = 0.0 if workload.task == "lora" else 1.0
-
-    whole, shard = dense + expert, dense / dense_shard + expert / expert_shard
-
-    def sharded(threshold: int) -> Any:
-        return np.where(c.zero_stage >= threshold, shard, whole)
-
-    weights = weight_bytes * sharded(3)
-    if workload.fp8_params:  # the linear layers' weights only
-        weights = sharded(3) + np.where(c.zero_stage >= 3, vocab / dense_shard, vocab)
-    state_bytes: Any = OPTIMIZER_BYTES[workload.optimizer]
-    main_bytes = 0.0 if workload.optimizer == "adam_pure_bf16" else 4.0
-    if weight_bytes == 4.0:  # fp32 weights are their own main copy
-        state_bytes -= main_bytes
-    elif software.framework in ("torchtitan", "pytorch") and trained and main_bytes:
-        # FSDP shards the main weights and gathers 16-bit ones from them
-        weights = np.where(c.zero_stage >= 3, main_bytes * shard, weights)
-        state_bytes = np.where(c.zero_stage >= 3, state_bytes - main_bytes, state_bytes)
-    gradients = trained * workload.grad_dtype_bytes * sharded(3 if software.coefficient("zero2_whole_gradients") else 2)
-    if software.framework == "deepspeed":  # ZeRO-Offload moves the reduced gradients to the host too
-        gradients = np.where((c.optimizer_offload == 1) & (c.zero_stage >= 2), 0.0, gradients)
-    optimizer = trained * state_bytes * sharded(1)
-    return weights, gradients, np.where(c.optimizer_offload == 1, 0.0, optimizer)
-
-
-def _logits_bytes(model: ModelSpec, workload: Workload, software: Software, c: Any) -> Any:
+def logits_bytes(model: ModelSpec, workload: Workload, software: Software, c: Any) -> Any:
     """Logits in 16 bits, their fp32 copy and its gradient at the peak of the loss; a fused loss keeps them in 16 bits
     and overwrites them with their gradient."""
     tokens = c.micro_batch_size * workload.seq_len / c.cp

@@ -24,6 +24,8 @@ from .workload import Workload
 LAYER_FIELDS = ("tp", "cp", "ep", "etp", "micro_batch_size", "recompute", "sequence_parallel", "cp_comm", "tp_overlap")
 #: Fields that the time of a whole stage depends on.
 STAGE_FIELDS = (*LAYER_FIELDS, *SPLIT_FIELDS, "recompute_layers")
+#: Launches that the embedding adds to a micro-batch, and head and loss with their gradients (a third in forward).
+EMBEDDING_LAUNCHES, HEAD_LAUNCHES = 20.0, 40.0
 
 
 @dataclass(slots=True)
@@ -88,12 +90,12 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     moe: Stages
     layers, moe = factored(lambda t: layers_of(model, t), c, SPLIT_FIELDS)
     head_f, head_b, head_tp = factored(
-        lambda t: _head_time(cluster, model, workload, software, t),
+        lambda t: head_time(cluster, model, workload, software, t),
         c,
         ("tp", "cp", "micro_batch_size", "sequence_parallel"),
     )
     embed_f, embed_b = factored(
-        lambda t: _embedding_time(cluster, model, workload, t), c, ("tp", "cp", "micro_batch_size")
+        lambda t: embedding_time(cluster, model, workload, t), c, ("tp", "cp", "micro_batch_size")
     )
     one = c.pp == 1
     # multi-token prediction: one more block and head pass per extra layer on the last stage
@@ -134,6 +136,29 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     return StageTime(forward, backward, recompute, host, tp, cp, ep)
 
 
+def host_wait_s(software: Software, host_forward: Any, host_backward: Any, ahead: Any, device: Any, extra: Any) -> Any:
+    """Time by which launching a stage's kernels exceeds running them, plus the host time of a micro-batch.
+
+    A micro-batch begins with an empty queue: its inputs are copied from pageable memory, which waits for the device.
+    From then on the host runs ahead where it can, so that the micro-batch takes the longer of all launches and all
+    kernels. A forward that waits for its host leaves nothing queued for backward to begin with: were backward to make
+    up nothing of that, launches of forward and kernels of backward would add up; ``host_drain`` is the share of that
+    which shows. With blocking launches host and device add up.
+
+    Args:
+        host_forward, host_backward: host time of a stage's layers in forward, and in backward with recomputation.
+        ahead: device time of forward; device: of both ways; extra: launches of embedding and head.
+    """
+    if software.cuda_graphs:
+        return 0.0 * device
+    launch, base = software.coefficient("launch_s"), software.coefficient("microbatch_s")
+    host = host_forward + host_backward + extra * launch
+    then = host_forward + extra * launch / 3.0 + (device - ahead)
+    longest = np.maximum(host, device)
+    longest = longest + software.coefficient("host_drain") * np.maximum(then - longest, 0.0) - device
+    return (host if software.launch_blocking else longest) + base
+
+
 def _host_wait(
     software: Software,
     c: Any,
@@ -143,36 +168,20 @@ def _host_wait(
     device: Stages,
     heads: float,
 ) -> Stages:
-    """Time by which launching a stage's kernels exceeds running them, plus the host time of a micro-batch.
-
-    A micro-batch begins with an empty queue: its inputs are copied from pageable memory, which waits for the device.
-    From then on the host runs ahead where it can, so that the micro-batch takes the longer of all launches and all
-    kernels. A forward that waits for its host leaves nothing queued for backward to begin with: were backward to make
-    up nothing of that, launches of forward and kernels of backward would add up; ``host_drain`` is the share of that
-    which shows. With blocking launches host and device add up. Embedding adds about twenty launches, head, loss and
-    their gradients some forty, a third of them in forward.
+    """``host_wait_s`` of every kind of stage.
 
     Args:
         launches: host time of forward, and of backward with recomputation; forward: device time of forward.
         device: device time of both ways.
     """
-    if software.cuda_graphs:
-        zero = 0.0 * layers.first
-        return layers.like(zero, zero, zero, zero)
-    launch, base = software.coefficient("launch_s"), software.coefficient("microbatch_s")
-    drain = software.coefficient("host_drain")
     one = c.pp == 1
     host_f, host_b = launches
 
-    def wait(hf: Any, hb: Any, ahead: Any, busy: Any, extra: Any) -> Any:
-        host = hf + hb + extra * launch
-        then = hf + extra * launch / 3.0 + (busy - ahead)
-        longest = np.maximum(host, busy)
-        longest = longest + drain * np.maximum(then - longest, 0.0) - busy
-        return (host if software.launch_blocking else longest) + base
+    def wait(*parts: Any) -> Any:
+        return host_wait_s(software, *parts)
 
-    head = 40.0 * heads
-    extra = layers.like(20.0 + np.where(one, head, 0.0), 0.0, head, 0.0)
+    head = HEAD_LAUNCHES * heads
+    extra = layers.like(EMBEDDING_LAUNCHES + np.where(one, head, 0.0), 0.0, head, 0.0)
     parts = (host_f, host_b, forward, device, extra)
     return layers.like(
         wait(*(part.first for part in parts)),
@@ -182,7 +191,7 @@ def _host_wait(
     )
 
 
-def _head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any) -> Any:
+def head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, c: Any) -> Any:
     """Final norm, LM head and loss: forward, backward, TP traffic of both ways.
 
     Its traffic is what a block sends in backward: the input gathered in forward and again for the weight gradient,
@@ -207,7 +216,7 @@ def _head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     return forward, backward, backward_tp / software.coefficient("comm_derate")
 
 
-def _embedding_time(cluster: Cluster, model: ModelSpec, workload: Workload, c: Any) -> Any:
+def embedding_time(cluster: Cluster, model: ModelSpec, workload: Workload, c: Any) -> Any:
     """Look-up forward (read and write tokens x hidden), scatter-add backward in fp32."""
     tokens = c.micro_batch_size * workload.seq_len / c.cp
     n_bytes = 2.0 * workload.activation_bytes * tokens * model.hidden

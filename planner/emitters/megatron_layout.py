@@ -139,8 +139,3 @@ class _Pattern:
             value.append(self._number())
         self._take("]")
         return value
-
-
-def spread(n: int, ones: int) -> list[int]:
-    """``ones`` ones among ``n`` places, evenly, each group of zeros before its one (``[0,1]*k`` for a half)."""
-    return [(i + 1) * ones // n - i * ones // n for i in range(n)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ...costmodels.layer_order import sparse_layers, windowed_layers
 from ...costmodels.model_spec import ModelSpec
-from .megatron_layout import encode_pattern, spread
+from .megatron_layout import encode_pattern
 from .shell import Flag, flag
 
 #: Families whose two-matrix feed-forward uses the squared ReLU (arXiv 2402.16819, section 2.1).
@@ -135,8 +136,7 @@ def _window_flags(model: ModelSpec) -> list[Flag]:
     flags = [flag("--window-size", f"{attention.window - 1},0")]
     full = model.n_layers - attention.windowed_layers
     if full:
-        pattern = [1 - value for value in spread(model.n_layers, full)]
-        flags.append(flag("--window-attn-skip-freq", encode_pattern(pattern)))
+        flags.append(flag("--window-attn-skip-freq", encode_pattern(windowed_layers(model))))
     return flags
 
 
@@ -155,10 +155,7 @@ def moe_flags(model: ModelSpec, *, token_drop: float) -> list[Flag]:
         if moe.shared_gate:
             flags.append(flag("--moe-shared-expert-gate"))
     if moe.n_moe_layers < model.n_layers:
-        dense = model.n_layers - moe.n_moe_layers
-        first = [0] * dense + [1] * moe.n_moe_layers
-        pattern = first if moe.dense_first else spread(model.n_layers, moe.n_moe_layers)
-        flags.append(flag("--moe-layer-freq", encode_pattern(pattern)))
+        flags.append(flag("--moe-layer-freq", encode_pattern(sparse_layers(model))))
     if moe.router_bias and model.family in SIGMOID_FAMILIES:
         flags += [flag("--moe-router-score-function", "sigmoid"), flag("--moe-router-enable-expert-bias")]
     elif moe.top_k == 1:  # softmax over one chosen expert has no gradient

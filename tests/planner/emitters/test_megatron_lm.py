@@ -24,7 +24,6 @@ from meshwright.planner.emitters.megatron_layout import (
     decode_pattern,
     encode_layout,
     encode_pattern,
-    spread,
 )
 from meshwright.planner.emitters.megatron_lm import MegatronLm
 from meshwright.planner.plan import Plan, PlanSet
@@ -180,7 +179,6 @@ def test_layouts() -> None:
 def test_patterns() -> None:
     assert decode_pattern("([1]*3+[0]*1)*2") == [1, 1, 1, 0] * 2
     assert decode_pattern(encode_pattern([0, 0, 1, 0, 1, 1])) == [0, 0, 1, 0, 1, 1]
-    assert spread(6, 3) == [0, 1, 0, 1, 0, 1]
     for bad in ("[1]*", "[x]", "__import__('os')", "[1]*999999999999", "([1]*1000)*1000", ""):
         with pytest.raises(ValueError):
             decode_pattern(bad)

@@ -1,0 +1,192 @@
+"""Time of one training step from the pace of its busiest stage: micro-batches, bubble, transfers, data parallelism,
+optimizer, stragglers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..hardware_profiles.types import Cluster
+from .candidates import factored
+from .collectives import p2p_time_s
+from .compute import memory_bound_time_s
+from .estimate import TimeBreakdown
+from .memory import STATE_FIELDS, StageParameters
+from .model_spec import ModelSpec
+from .ops import weight_cast_bytes
+from .parallelism.data import dense_group, expert_group, exposed_s, gradient_reduction_s, parameter_gather_s
+from .parallelism.pipeline import p2p_transfer_s
+from .schedule import bubble_s
+from .software import Software
+from .stage_time import BusiestStage
+from .workload import OPTIMIZER_BYTES, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class HeaviestParameters:
+    """Parameters per rank that the end of a step waits for, before ZeRO sharding.
+
+    Attributes:
+        dense, expert: of the stage with most of both together; most_dense, most_expert: the most on any stage;
+        largest_layer: of one layer.
+    """
+
+    dense: Any
+    expert: Any
+    most_dense: Any
+    most_expert: Any
+    largest_layer: Any
+
+    @classmethod
+    def of(cls, params: StageParameters) -> HeaviestParameters:
+        """Over the kinds of stage."""
+        total = params.dense + params.expert
+        return cls(
+            params.dense.at_busiest(total),
+            params.expert.at_busiest(total),
+            params.dense.busiest(),
+            params.expert.busiest(),
+            params.largest_layer,
+        )
+
+
+def step_time(
+    cluster: Cluster,
+    model: ModelSpec,
+    workload: Workload,
+    software: Software,
+    c: Any,
+    n_micro: Any,
+    stage: BusiestStage,
+    parameters: Callable[[Any], HeaviestParameters],
+) -> TimeBreakdown:
+    """All parts of a step from the pace of its busiest stage.
+
+    Args:
+        n_micro: micro-batches of one data-parallel rank; parameters: of the heaviest stages, of a configuration.
+    """
+    bubble = bubble_s(c, stage.pipeline, stage.whole, stage.forward / stage.whole)
+    hop = factored(
+        lambda t: p2p_transfer_s(
+            cluster, model.hidden, t.micro_batch_size * workload.seq_len / t.cp, workload.activation_bytes, t
+        ),
+        c,
+        ("tp", "cp", "pp", "dp", "micro_batch_size"),
+    )
+    shown = np.where(c.vp > 1, software.coefficient("p2p_interleaved"), software.coefficient("p2p_exposed"))
+    pp = shown * 2.0 * hop * c.vp * (n_micro + (c.pp - 1) / c.vp)
+    dp, gather = _data_parallel_time(cluster, model, workload, software, c, n_micro, stage, parameters)
+    optimizer = factored(
+        lambda t: _optimizer_time(cluster, workload, software, t, parameters(t)),
+        c,
+        (*STATE_FIELDS, "optimizer_offload"),
+    )
+    parts = TimeBreakdown(
+        forward_s=n_micro * stage.forward,
+        backward_s=n_micro * stage.backward,
+        recompute_s=n_micro * stage.recompute,
+        host_s=n_micro * stage.host,
+        tp_s=n_micro * stage.tp,
+        cp_s=n_micro * stage.cp,
+        ep_s=n_micro * stage.ep,
+        pp_s=pp,
+        bubble_s=bubble,
+        dp_s=dp,
+        param_gather_s=gather,
+        optimizer_s=optimizer,
+        step_overhead_s=software.coefficient("step_s") + 0.0 * stage.whole,
+        jitter_s=0.0 * stage.whole,
+    )
+    nodes = np.maximum(c.tp * c.cp * c.pp * c.dp / cluster.gpus_per_node, 1.0)
+    parts.jitter_s = parts.total * software.coefficient("jitter_per_doubling") * np.log2(nodes)
+    return parts
+
+
+def _data_parallel_time(
+    cluster: Cluster,
+    model: ModelSpec,
+    workload: Workload,
+    software: Software,
+    c: Any,
+    n_micro: Any,
+    stage: BusiestStage,
+    parameters: Callable[[Any], HeaviestParameters],
+) -> tuple[Any, Any]:
+    """Exposed gradient reduction and parameter gathering of one step.
+
+    ZeRO 0 and 1 reduce once per step, behind the backward of the last micro-batch; ZeRO 2 and 3 keep no whole
+    gradient and scatter it after every micro-batch. ZeRO 1 and 2 gather parameters once, behind the first forward.
+    ZeRO-3 gathers every layer in forward and again in backward, for every micro-batch; ``fsdp_overlap`` of its
+    traffic can hide behind the stage's compute (backward's window serves gathers and scatters, half each).
+    Hidden traffic slows compute down by ``overlap_slowdown`` of its time. LoRA reduces adapters only (taken as
+    nothing).
+    """
+    derate, slow = software.coefficient("comm_derate"), software.coefficient("overlap_slowdown")
+    reduce_s, gather_s = factored(lambda t: _traffic(cluster, workload, t, parameters(t)), c, STATE_FIELDS)
+    reduce_s, gather_s = reduce_s / derate, gather_s / derate
+    backward, forward = stage.backward, stage.forward
+    trained = 0.0 if workload.task == "lora" else 1.0
+    z3, each = c.zero_stage == 3, c.zero_stage >= 2
+    share = np.where(z3, software.coefficient("fsdp_overlap"), software.coefficient("dp_overlap"))
+    reduces = trained * np.where(each, n_micro, 1.0)
+    shown_r = exposed_s(reduce_s, backward * np.where(z3, 0.5, 1.0), share, z3 | (c.overlap_grad_reduce == 1))
+    gathers = np.where(z3, n_micro, trained)
+    shown_g = exposed_s(gather_s, forward, share, z3 | (c.overlap_param_gather == 1))
+    again_g = np.where(z3, exposed_s(gather_s, backward / 2, share, True), 0.0)
+    hidden = reduces * (reduce_s - shown_r) + gathers * (gather_s * np.where(z3, 2.0, 1.0) - shown_g - again_g)
+    tied = _tied_embedding_s(cluster, model, workload, c) / derate * trained
+    return reduces * shown_r + slow * hidden + tied, gathers * (shown_g + again_g)
+
+
+def _traffic(cluster: Cluster, workload: Workload, c: Any, params: HeaviestParameters) -> tuple[Any, Any]:
+    """Seconds to reduce one stage's gradients and to gather its parameters, on the stage with most parameters."""
+    dense, expert = params.dense, params.expert
+    d, e = dense_group(c), expert_group(c)
+    z3 = c.zero_stage == 3
+    # ZeRO-3 sends layer by layer: the same bytes in more, smaller messages
+    pieces = np.where(z3, np.maximum((dense + expert) / np.maximum(params.largest_layer, 1.0), 1.0), 1.0)
+    grad = workload.grad_dtype_bytes
+    weight = 1.0 if workload.fp8_params else 2.0
+    reduce_s = pieces * (
+        gradient_reduction_s(cluster, dense * grad / pieces, d, c.zero_stage)
+        + gradient_reduction_s(cluster, expert * grad / pieces, e, c.zero_stage)
+    )
+    gather_s = pieces * (
+        parameter_gather_s(cluster, dense * weight / pieces, d, c.zero_stage)
+        + parameter_gather_s(cluster, expert * weight / pieces, e, c.zero_stage)
+    )
+    return reduce_s, gather_s
+
+
+def _tied_embedding_s(cluster: Cluster, model: ModelSpec, workload: Workload, c: Any) -> Any:
+    """All-reduce of tied embedding gradients between the first and the last stage."""
+    if not model.tied_embeddings:
+        return 0.0 * c.tp
+    n_bytes = model.padded_vocab(c.tp) * model.hidden / c.tp * workload.grad_dtype_bytes
+    return np.where(c.pp > 1, 2.0 * p2p_time_s(cluster, n_bytes, c.tp * c.cp * c.dp, c.pp), 0.0)
+
+
+def _optimizer_time(
+    cluster: Cluster, workload: Workload, software: Software, c: Any, params: HeaviestParameters
+) -> Any:
+    """The update of one rank's share: states read and written, gradients read, weights written; FP8 weight casts.
+
+    Offloaded: gradients to the host, Adam there, weights back.
+    """
+    if workload.task == "lora":
+        return 0.0 * c.tp
+    d, e = dense_group(c), expert_group(c)
+    sharded = c.zero_stage >= 1
+    dense, expert = params.most_dense, params.most_expert
+    n = np.where(sharded, dense / d.shard + expert / e.shard, dense + expert)
+    per_param = 2.0 * OPTIMIZER_BYTES[workload.optimizer] + workload.grad_dtype_bytes + 2.0
+    on_device = memory_bound_time_s(cluster.gpu, software.coefficient("optimizer_passes") * per_param * n, 20)
+    transfer = n * (workload.grad_dtype_bytes + 2.0) / cluster.gpu.host_bytes_per_s
+    on_host = transfer + n / software.coefficient("cpu_adam_params_per_s")
+    casts = memory_bound_time_s(cluster.gpu, weight_cast_bytes(workload, dense + expert), 1)
+    # the gradient norm reads the whole local gradient buffer
+    norm = memory_bound_time_s(cluster.gpu, workload.grad_dtype_bytes * (dense + expert), 10)
+    return np.where(c.optimizer_offload == 1, on_host, on_device) + casts + norm
