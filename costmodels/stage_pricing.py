@@ -150,8 +150,8 @@ class _Deal:
 
     def add(self, column: Any) -> Floats:
         """Sum per stage of a column."""
-        total: Floats = np.bincount(self.stage, weights=np.asarray(column, dtype=float), minlength=self.pp)
-        return total
+        weights = np.asarray(column, dtype=np.float64)
+        return np.asarray(np.bincount(self.stage, weights=weights, minlength=self.pp), dtype=np.float64)
 
     def add_modes(self, columns: Floats) -> Floats:
         """Sum per stage of an ``(n, 2)`` array, each piece in its mode of recompute."""
