@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ...hardware_profiles.errors import InvalidProblemError
 from .passes import SHARDED_KINDS, PassKind, PipelineSchedule
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class PassTimes:
         return {kind: values.tolist() for kind, values in arrays.items()}
 
 
-def _spread(name: str, given: ArrayLike, shape: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _spread(name: str, given: ArrayLike, shape: tuple[int, int]) -> Floats:
     values = np.asarray(given, dtype=np.float64)
     if values.ndim == 1:
         values = values[:, None]

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ...hardware_profiles.errors import InvalidProblemError
-from .pass_times import PassTimes
+from .pass_times import Floats, PassTimes
 from .passes import SHARDED_KINDS, PassKind, PipelineSchedule
-
-Floats = NDArray[np.float64]
 
 _F, _B, _I, _W = PassKind.FORWARD, PassKind.BACKWARD, PassKind.INPUT_GRADIENT, PassKind.WEIGHT_GRADIENT
 _S, _T, _HEAD = PassKind.OUTPUT_S, PassKind.OUTPUT_T, PassKind.OUTPUT_HEAD
