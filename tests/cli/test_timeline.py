@@ -19,7 +19,7 @@ def test_text(cli, piped):
     text = cli("timeline", piped).out
     assert "1f1b, 4 stages, 32 micro-batches" in text and "closed form of the planner" in text
     assert max(len(line) for line in text.splitlines()) <= 100
-    chart = text.split("the first ")[1].splitlines()
+    chart = cli("timeline", piped, "--micro-batches", "64").out.split("the first ")[1].splitlines()
     assert chart[1].startswith("0 0") and chart[4].startswith("3 .")
     whole = cli("timeline", piped, "--schedule", "zb-h1", "--micro-batches", "4").out
     assert "the first" not in whole and "w" in whole.splitlines()[-6]
