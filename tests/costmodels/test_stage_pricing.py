@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from meshwright.costmodels.estimate import Estimate
@@ -71,6 +71,8 @@ def assert_same(a: Estimate, b: Estimate, rel: float = 1e-9) -> None:
 def test_even_layouts_of_uniform_layers_cost_the_estimate(
     c: ParallelConfig, name: str, software: Software, task: str
 ) -> None:
+    # ZeRO-3 that leaves a fixed number of parameters gathered is DeepSpeed's, whose pipeline excludes ZeRO-3
+    assume(c.zero_stage < 3 or c.pp == 1 or not software.coefficient("live_parameters"))
     model = load_model(name)
     model = replace(model, n_layers=96, moe=replace(model.moe, n_moe_layers=96) if model.moe else None)
     work = replace(WORK, task=task, lora_rank=16 if task == "lora" else 0)
