@@ -102,6 +102,8 @@ class Estimate:
         p_fit: probability that the peak fits the device.
         bubble_fraction, exposed_comm_fraction: shares of the step.
         fullest_stage: pipeline rank with the largest peak.
+        waiting_share: of the step, in which the device waits for hosts: for launches, and in tensor-parallel
+            collectives for ranks whose host is late (no part of its own: ``host_s`` and a share of ``tp_s``).
     """
 
     time: TimeBreakdown
@@ -119,3 +121,4 @@ class Estimate:
     bubble_fraction: Any
     exposed_comm_fraction: Any
     fullest_stage: Any
+    waiting_share: Any = 0.0

@@ -23,19 +23,19 @@ _MEMORY_UNMEASURED = 0.05
 
 
 def time_sigma(
-    cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, gpus: Any, host_share: Any = 0.0
+    cluster: Cluster, model: ModelSpec, workload: Workload, software: Software, gpus: Any, waiting_share: Any = 0.0
 ) -> Any:
     """Standard deviation of log(measured / predicted) for step time, with nothing assumed about the run.
 
     From the residuals of left-out runs (``residuals.py``): what the software's era brings within a node and across
     nodes, widened for sparse models, devices without measured GEMMs, scales beyond 64 GPUs and steps that wait
-    ``host_share`` of their time for the host. An era that was never calibrated takes the error of runs whose whole
+    ``waiting_share`` of their time for hosts. An era that was never calibrated takes the error of runs whose whole
     source was left out.
     """
     found = shipped_residuals()
     era = era_half_width(software, np.asarray(gpus) > cluster.gpus_per_node)
     sparse, borrowed = float(model.moe is not None), float(is_borrowed(cluster, workload))
-    return found.half_width(era, sparse, borrowed, gpus, host_share) / Z90
+    return found.half_width(era, sparse, borrowed, gpus, waiting_share) / Z90
 
 
 def era_half_width(software: Software, across: Any) -> Any:

@@ -15,6 +15,7 @@ from .candidates import factored
 from .estimate import Estimate, MemoryBreakdown, TimeBreakdown
 from .flops import hardware_step_flops, lora_step_flops, step_flops
 from .interval import Z90, fit_probability, memory_sigma, time_sigma
+from .layer import tp_wait_s
 from .memory import memory_breakdown, stage_parameters
 from .model_spec import ModelSpec
 from .software import Software
@@ -86,7 +87,8 @@ def summary(
     peak_rate = cluster.gpu.peak(workload.gemm_type)
     hardware = flops + again * workload.global_batch
     peak = memory.total
-    ts = time_sigma(cluster, model, workload, software, gpus, time.host_s / step)
+    waiting = _waiting_s(model, workload, software, c, time) / step
+    ts = time_sigma(cluster, model, workload, software, gpus, waiting)
     ms = memory_sigma(cluster, model, software)
     spread, mem_spread = np.exp(Z90 * ts), np.exp(Z90 * ms)
     return Estimate(
@@ -105,7 +107,18 @@ def summary(
         bubble_fraction=time.bubble_s / step,
         exposed_comm_fraction=time.exposed_comm_s / step,
         fullest_stage=fullest,
+        waiting_share=waiting,
     )
+
+
+def _waiting_s(model: ModelSpec, workload: Workload, software: Software, c: Any, time: TimeBreakdown) -> Any:
+    """Seconds of a step in which a device waits for hosts: for launches, and for ranks of its tensor-parallel group.
+
+    The latter are a part of ``tp_s``: two blocks of an even share of the layers, both ways, for every micro-batch
+    (recomputed ones are left out).
+    """
+    n_micro = np.maximum(workload.global_batch / (c.micro_batch_size * c.dp), 1.0)
+    return time.host_s + n_micro * 4.0 * model.n_layers / c.pp * tp_wait_s(software, c)
 
 
 def _sequence_flops(model: ModelSpec, workload: Workload) -> Any:

@@ -238,7 +238,7 @@ def fit_all(
         elif borrow and common is not None:
             fits.append(_era_fit(data, era, mine, common, own=False))
     report(total, total)
-    data.host_share = data.priced.host_shares(software_with({fit.era: fit.coefficients for fit in fits}))
+    data.waiting_share = data.priced.waiting_shares(software_with({fit.era: fit.coefficients for fit in fits}))
     return Calibration(data, fits)
 
 

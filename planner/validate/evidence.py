@@ -30,7 +30,7 @@ class CalibrationData:
     Attributes:
         usable: rows that may be fitted; weight: square root of how many rows each counts for.
         group: source x model x GPU type x scale.
-        host_share: share of the step in which the device waits for its host, with the fits' coefficients (0 before).
+        waiting_share: share of the step in which the device waits for hosts, with the fits' coefficients (0 before).
     """
 
     priced: PricedRows
@@ -41,7 +41,7 @@ class CalibrationData:
     group: NDArray[Any]
     source: NDArray[Any]
     weight: Floats
-    host_share: Floats
+    waiting_share: Floats
 
     def hashes(self, rows: Mask) -> list[str]:
         """Sorted hashes of some rows."""
@@ -96,7 +96,7 @@ def calibration_data(
         group=groups,
         source=sources,
         weight=half_if_searched(weight, priced),
-        host_share=np.zeros(len(rows)),
+        waiting_share=np.zeros(len(rows)),
     )
 
 

@@ -104,9 +104,9 @@ class PricedRows:
         """Step seconds of every row with changed software (``nan`` where not priced)."""
         return self._again(software_of, lambda found: found.step_s)
 
-    def host_shares(self, software_of: Callable[[Software], Software]) -> Floats:
-        """Share of every row's step in which the device waits for its host, with changed software (0 if not priced)."""
-        return np.nan_to_num(self._again(software_of, lambda found: found.time.host_s / found.step_s))
+    def waiting_shares(self, software_of: Callable[[Software], Software]) -> Floats:
+        """Share of every row's step in which the device waits for hosts, with changed software (0 if not priced)."""
+        return np.nan_to_num(self._again(software_of, lambda found: found.waiting_share))
 
     def _again(self, software_of: Callable[[Software], Software], read: Callable[[Any], Any]) -> Floats:
         out = np.full(len(self.rows), np.nan)

@@ -1,7 +1,7 @@
 """Half-widths of 90% intervals, fitted on the residuals of left-out runs.
 
 The half-width of a row's log step time is the root of the squares of what its circumstances bring: its era within a
-node or across nodes, a sparse model, a borrowed device, doublings beyond 64 GPUs, waiting for the host, each kind of
+node or across nodes, a sparse model, a borrowed device, doublings beyond 64 GPUs, waiting for hosts, each kind of
 assumption. They are found by quantile regression
 (pinball loss at 0.9 on the logarithm of the absolute residual), which asks that 90% of the rows lie inside and cares
 little how far the others are. Where rows are few a figure is pulled to a prior: an era's to the pooled one, the others
@@ -24,7 +24,7 @@ from .row_model import scipy_optimize
 
 #: half-widths before any residual is seen, and below which none may fall (a circumstance never narrows).
 PRIOR: dict[str, float] = {
-    "era": 0.15, "sparse": 0.16, "borrowed": 0.20, "per_doubling": 0.01, "host_bound": 0.10,
+    "era": 0.15, "sparse": 0.16, "borrowed": 0.20, "per_doubling": 0.01, "host_bound": 1.0,
     "contradicted": 0.02, "default": 0.05,
     "dimensions": 0.05,
     "hardware": 0.41, "layout": 0.33, "method": 0.33, "micro_batch": 0.10, "network": 0.13, "numerics": 0.07,
@@ -76,7 +76,7 @@ def circumstances(data: CalibrationData) -> Floats:
         held: dict[str, float] = dict.fromkeys(row.assumed, 1.0)
         held["sparse"] = float(row.model.moe is not None)
         held["borrowed"] = float(is_borrowed(row.cluster, row.workload))
-        held["host_bound"] = float(host_bound(data.host_share[i]))
+        held["host_bound"] = float(host_bound(data.waiting_share[i]))
         held["per_doubling"] = float(np.log2(max(row.n_gpus, SCALE_FROM_GPUS) / SCALE_FROM_GPUS))
         out[i] = [held.get(name, 0.0) for name in _TERMS]
     return out

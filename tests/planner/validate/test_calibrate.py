@@ -51,7 +51,7 @@ def known_estimate(model: Any, workload: Any, config: Any, cluster: Any, softwar
         step_s=step, step_low_s=step / 1.2, step_high_s=step * 1.2, tokens_per_s_per_gpu=tokens / step / gpus,
         peak_bytes=peak, peak_low_bytes=peak * 0.9, peak_high_bytes=peak * 1.1, p_fit=peak / peak,
         memory=Memory(tensors=peak, context_bytes=0.0 * peak, slack_bytes=0.0 * peak),
-        time=SimpleNamespace(host_s=0.0 * step),
+        waiting_share=0.0 * step,
     )  # fmt: skip
 
 

@@ -12,7 +12,9 @@ import pytest
 from meshwright.costmodels.interval import time_sigma
 from meshwright.costmodels.load_model import load_model
 from meshwright.costmodels.load_software import load_era
+from meshwright.costmodels.parallel import ParallelConfig
 from meshwright.costmodels.residuals import read_residuals, shipped_residuals
+from meshwright.costmodels.training import estimate
 from meshwright.costmodels.workload import Workload
 from meshwright.hardware_profiles.errors import InvalidProblemError
 from meshwright.hardware_profiles.load import load_cluster
@@ -34,7 +36,7 @@ def made(n: int = 600, sparse_sigma: float = 0.3) -> Any:
         priced=SimpleNamespace(rows=rows), usable=np.ones(n, dtype=bool), era=era, source=era,
         group=np.array([f"g{i // 5}" for i in range(n)], dtype=object),
         measured_step_s=step * np.exp(sigma * rng.standard_normal(n)), steps=step, sparse=sparse,
-        host_share=np.zeros(n),
+        waiting_share=np.zeros(n),
     )  # fmt: skip
 
 
@@ -102,7 +104,19 @@ def test_steps_that_wait_for_their_host_are_less_certain() -> None:
     work = Workload(seq_len=8192, global_batch=512)
     fit = Fit(source="runs", n_rows=50, mape=0.04, half_width=0.08, half_width_across=0.12)
     own = replace(load_era("megatron-core-2025").software, fit=fit)
-    calm, waiting, fully = time_sigma(cluster, model, work, own, 8, np.array([0.0, 0.1, 0.9]))
+    calm, waiting, fully = time_sigma(cluster, model, work, own, 8, np.array([0.0, 0.5, 1.0]))
     assert pytest.approx(calm) == 0.08 / 1.645 and calm < waiting < fully
     assert fully == pytest.approx(np.hypot(0.08, shipped_residuals().host_bound) / 1.645)
+    assert waiting == pytest.approx(np.hypot(0.08, shipped_residuals().host_bound / 4.0) / 1.645)
     assert time_sigma(cluster, model, work, own, 16) == pytest.approx(0.12 / 1.645)
+
+
+def test_ranks_that_wait_for_each_other_count_as_waiting() -> None:
+    model, cluster = load_model("llama-3-8b"), load_cluster("dgx-a100-80", nodes=1)
+    work = Workload(seq_len=2048, global_batch=64)
+    early = load_era("megatron-deepspeed-2023").software  # its fit found a wait of every collective
+    share = {
+        tp: float(estimate(model, work, ParallelConfig(tp=tp, dp=8 // tp), cluster, early).waiting_share)
+        for tp in (1, 2, 8)
+    }
+    assert 0.0 <= share[1] < share[2] < share[8] < 1.0
