@@ -16,7 +16,7 @@ from .vocabulary import interlaced, vocab_1, vocab_2
 from .zero_bubble_h1 import zero_bubble_h1
 from .zero_bubble_v import zero_bubble_v
 
-#: name -> builder of (devices, micro-batches); ``interleaved`` takes the chunks as well, ``zb-v`` relative costs.
+#: name -> builder of (devices, micro-batches); ``interleaved`` takes the chunks as well, some take relative costs.
 SCHEDULES: Mapping[str, Callable[..., PipelineSchedule]] = {
     "1f1b": one_f_one_b,
     "gpipe": gpipe,
@@ -42,13 +42,14 @@ def build_schedule(
     n_devices: int,
     n_micro: int,
     chunks: int = 1,
-    costs: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    costs: tuple[float, float, float] | None = None,
 ) -> PipelineSchedule:
     """A schedule by its name in ``SCHEDULES``.
 
     Args:
         chunks: model chunks per device, for ``interleaved``; the others have their own number.
-        costs: relative times of forward, input gradient and weight gradient, for which ``zb-v`` builds its order.
+        costs: relative times for which an order is built: of forward, input and weight gradient for ``zb-v``; of
+            forward, backward and a device's vocabulary passes for ``vocab-1`` and ``vocab-2``.
 
     Raises:
         InvalidProblemError: an unknown name, or sizes that the schedule does not take.
@@ -57,8 +58,8 @@ def build_schedule(
         raise InvalidProblemError(f"there is no schedule {name!r}; known: {', '.join(SCHEDULES)}.")
     if name == "interleaved":
         return interleaved(n_devices, n_micro, chunks)
-    if name == "zb-v":
-        return zero_bubble_v(n_devices, n_micro, costs)
+    if costs is not None and name in ("zb-v", "vocab-1", "vocab-2"):
+        return SCHEDULES[name](n_devices, n_micro, costs)
     return SCHEDULES[name](n_devices, n_micro)
 
 

@@ -10,38 +10,44 @@ from __future__ import annotations
 
 from .passes import Pass, PassKind, PipelineSchedule, check_sizes, straight_path
 
-#: Nominal times of forward, backward, and the vocabulary's passes within an interval; only the order matters.
-_FORWARD, _BACKWARD, _VOCABULARY = 2.0, 4.0, 1.0
-_INTERVAL = _FORWARD + _BACKWARD + _VOCABULARY
+#: Default relative times of forward, backward and a micro-batch's vocabulary passes; they matter for the order only.
+COSTS = (2.0, 4.0, 1.0)
+#: Share of an interval by which S follows the nominal end of the last forward: transfers have that long to arrive, and
+#: the other passes of the interval still fit before the barrier is needed.
+_SLACK = 0.25
 
 
-def vocab_1(n_devices: int, n_micro: int) -> PipelineSchedule:
+def vocab_1(n_devices: int, n_micro: int, costs: tuple[float, float, float] = COSTS) -> PipelineSchedule:
     """Two barriers: statistics of the softmax between S and T, the input gradient between T and the backward."""
-    return _on_1f1b("vocab-1", n_devices, n_micro, barriers=2)
+    return _on_1f1b("vocab-1", n_devices, n_micro, costs, barriers=2)
 
 
-def vocab_2(n_devices: int, n_micro: int) -> PipelineSchedule:
+def vocab_2(n_devices: int, n_micro: int, costs: tuple[float, float, float] = COSTS) -> PipelineSchedule:
     """One barrier: S holds both products of the input gradient, which is reduced with the statistics."""
-    return _on_1f1b("vocab-2", n_devices, n_micro, barriers=1)
+    return _on_1f1b("vocab-2", n_devices, n_micro, costs, barriers=1)
 
 
-def _on_1f1b(name: str, n_devices: int, n_micro: int, barriers: int) -> PipelineSchedule:
+def _on_1f1b(
+    name: str, n_devices: int, n_micro: int, costs: tuple[float, float, float], barriers: int
+) -> PipelineSchedule:
     check_sizes(name, n_devices, n_micro)
-    p = n_devices
-    last = (p - 1) * _FORWARD + _FORWARD
+    p, (forward, backward, vocabulary) = n_devices, costs
+    interval = forward + backward + vocabulary
+    last = p * forward
+    output = last + _SLACK * interval
     orders = []
     for d in range(p):
-        back = last + barriers * _INTERVAL + (p - 1 - d) * (_INTERVAL - _FORWARD)
-        first_back = last + barriers * _INTERVAL + (p - 1) * (_INTERVAL - _FORWARD) + _BACKWARD
+        back = last + barriers * interval + (p - 1 - d) * (interval - forward)
+        first_back = last + barriers * interval + (p - 1) * (interval - forward) + backward
         block = (
-            (-_INTERVAL, PassKind.INPUT_FORWARD),
-            (d * _FORWARD, PassKind.FORWARD),
-            (last + _INTERVAL, PassKind.OUTPUT_T),  # beside the next micro-batch's S: one visit of the head's weights
-            (last, PassKind.OUTPUT_S),
+            (-interval, PassKind.INPUT_FORWARD),
+            (d * forward, PassKind.FORWARD),
+            (output + interval, PassKind.OUTPUT_T),  # beside the next micro-batch's S: one visit of the head's weights
+            (output, PassKind.OUTPUT_S),
             (back, PassKind.BACKWARD),
             (first_back, PassKind.INPUT_BACKWARD),
         )
-        orders.append(_repeat(block, n_micro))
+        orders.append(_repeat(block, n_micro, interval))
     return PipelineSchedule(name, tuple(orders), straight_path(p), (0,) * n_micro, barriers=barriers)
 
 
@@ -65,11 +71,11 @@ def interlaced(n_devices: int, n_micro: int) -> PipelineSchedule:
             (start + 1 + behind + (slot if forward_first else 0), PassKind.BACKWARD),
             (start + p + 1 + 4 * slot, PassKind.INPUT_BACKWARD),
         )
-        orders.append(_repeat(tuple((t * _INTERVAL, kind) for t, kind in block), n_micro))
+        orders.append(_repeat(block, n_micro, 1.0))
     return PipelineSchedule("interlaced", tuple(orders), straight_path(p), (0,) * n_micro)
 
 
-def _repeat(block: tuple[tuple[float, PassKind], ...], n_micro: int) -> tuple[Pass, ...]:
+def _repeat(block: tuple[tuple[float, PassKind], ...], n_micro: int, interval: float) -> tuple[Pass, ...]:
     """One device's order: the block's passes for every micro-batch, by nominal time, ties in the block's order."""
-    timed = [(t + i * _INTERVAL, place, Pass(kind, i)) for i in range(n_micro) for place, (t, kind) in enumerate(block)]
+    timed = [(t + i * interval, place, Pass(kind, i)) for i in range(n_micro) for place, (t, kind) in enumerate(block)]
     return tuple(one for _, _, one in sorted(timed))
