@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from ..costmodels.parallel import CpComm, LayerSplit, ParallelConfig, Schedule, recompute_label
+from ..costmodels.parallel import CpComm, LayerSplit, ParallelConfig, Schedule, VocabParallel, recompute_label
 from ..planner.compare import Comparison, Difference
 from ..planner.explain import Explanation
 from ..planner.plan import Plan, PlanSet
@@ -53,6 +53,8 @@ def config_label(config: ParallelConfig, framework: str) -> str:
     words.append(f"recompute {recompute_label(config.recompute, config.recompute_layers)}")
     if config.pp > 1:
         words.append(field_label(config, "schedule"))
+    if config.vocab_parallel:
+        words.append(f"vocabulary split over the stages ({field_label(config, 'vocab_parallel')})")
     if config.cp > 1:
         words.append(field_label(config, "cp_comm"))
     flags = ("sequence_parallel", "overlap_grad_reduce", "overlap_param_gather", "tp_overlap", "optimizer_offload")
@@ -66,7 +68,7 @@ def field_label(config: ParallelConfig, name: str) -> str:
     value = getattr(config, name)
     if name == "recompute":
         return recompute_label(value, config.recompute_layers)
-    kinds = {"schedule": Schedule, "cp_comm": CpComm, "layer_split": LayerSplit}
+    kinds = {"schedule": Schedule, "cp_comm": CpComm, "layer_split": LayerSplit, "vocab_parallel": VocabParallel}
     return kinds[name](value).name.lower().replace("_", "-") if name in kinds else str(value)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..costmodels.parallel import CONFIG_FIELDS, CpComm, LayerSplit, Recompute, Schedule, recompute_label
+from ..costmodels.parallel import CONFIG_FIELDS, CpComm, LayerSplit, Recompute, Schedule, VocabParallel, recompute_label
 from ..hardware_profiles.errors import InvalidProblemError, did_you_mean
 from .parse import parse_words
 
@@ -33,12 +33,20 @@ LAYER_SPLITS = {
     "even": LayerSplit.EVEN,
     "embedding-and-loss": LayerSplit.EMBEDDING_AND_LOSS_COUNT,
     "layout": LayerSplit.LAYOUT,
+    "balanced": LayerSplit.BALANCED,
+}
+VOCAB_PARALLEL = {
+    "none": VocabParallel.NONE,
+    "two-barriers": VocabParallel.TWO_BARRIERS,
+    "one-barrier": VocabParallel.ONE_BARRIER,
+    "interlaced": VocabParallel.INTERLACED,
 }
 RECOMPUTE_MODULES = {recompute_label(bit): bit for bit in Recompute if bit not in (Recompute.NONE, Recompute.FULL)}
 _WORDS: dict[str, dict[str, int]] = {
     "schedule": {k: int(v) for k, v in SCHEDULES.items()},
     "cp_comm": {k: int(v) for k, v in CP_COMMS.items()},
     "layer_split": {k: int(v) for k, v in LAYER_SPLITS.items()},
+    "vocab_parallel": {k: int(v) for k, v in VOCAB_PARALLEL.items()},
 }
 _SWITCH_FIELDS = (
     "sequence_parallel",

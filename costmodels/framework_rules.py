@@ -48,6 +48,7 @@ class Rule:
         check: rows that obey; gets the namespace ``SimpleNamespace(c, m, w, d)``.
         frameworks: where it holds.
         hard: False for a placement preference that a pin overrides.
+        launch: True where only launch files stand against it; ``any``, which estimates, does not apply it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Rule:
     check: Callable[[Any], Any]
     frameworks: tuple[str, ...] = _ALL
     hard: bool = True
+    launch: bool = False
 
 
 def derive(model: ModelSpec, workload: Workload, cluster: Cluster, config: Any) -> SimpleNamespace:
@@ -99,7 +101,8 @@ def _split_fits(x: Any) -> Any:
     roomy = x.m.n_layers >= x.d.chunks
     counted = divides & (x.d.units >= 2 * x.d.chunks) & (x.d.chunks > 1)
     split = x.c.layer_split
-    return np.where(split == LayerSplit.EVEN, divides, np.where(split == LayerSplit.LAYOUT, roomy, counted)) & roomy
+    dealt = np.where(split == LayerSplit.EVEN, divides, np.where(split == LayerSplit.LAYOUT, roomy, counted))
+    return np.where(split == LayerSplit.BALANCED, (x.c.vp == 1) & (x.c.pp > 1), dealt) & roomy
 
 
 def _titan_deals(x: Any) -> Any:
@@ -249,6 +252,16 @@ RULES: tuple[Rule, ...] = (
              | ((x.c.schedule == int(Schedule.ZERO_BUBBLE_H1)) & (x.c.vp >= 2))
              | ((x.c.schedule == int(Schedule.ZERO_BUBBLE_V)) & (x.c.vp == 2)
                 & (x.c.layer_split == int(LayerSplit.EVEN))))), _TORCH),
+    Rule("vocab_pipeline", ("vocab_parallel", "pp", "vp", "schedule"), "vocab_parallel={c.vocab_parallel} splits "
+         "embedding and head over the stages of 1F1B; it needs pp of 2 or more, vp=1 and schedule 1f1b.",
+         lambda x: (x.c.vocab_parallel == 0) | ((x.c.pp > 1) & (x.c.vp == 1)
+                                                & (x.c.schedule == int(Schedule.ONE_F_ONE_B)))),
+    Rule("vocab_parallel", ("vocab_parallel",), "no option of this framework splits embedding and head over the "
+         "pipeline; vocab_parallel={c.vocab_parallel} can be estimated (--framework any), not launched.",
+         lambda x: x.c.vocab_parallel == 0, launch=True),
+    Rule("balanced_layers", ("layer_split",), "layer_split=balanced can be estimated (--framework any), not launched; "
+         "choose another layer_split.",
+         lambda x: x.c.layer_split != int(LayerSplit.BALANCED), launch=True),
     Rule("batch", ("micro_batch_size", "dp"), "global batch {w.global_batch} is not divisible by micro_batch_size*dp = "
          "{d.per_step} (micro_batch_size={c.micro_batch_size}, dp={c.dp}); change the batch or pin other values.",
          lambda x: (x.d.rest == 0) & (x.d.microbatches >= 1)),

@@ -18,19 +18,23 @@ from .candidates import distinct_rows
 from .estimate import MemoryBreakdown
 from .model_spec import ModelSpec
 from .parallel import Recompute
+from .parallelism.balance import head_in_layers
 from .parallelism.pipeline import Stages, in_flight, moe_layers_of, stage_layers
+from .parallelism.vocabulary import is_split, shard_rows
 from .software import Software
 from .states import bucket_bytes, gathered_parameters, model_states, update_bytes
 from .workload import Workload
 
 #: Fields that the parameters of a stage and their sharding depend on.
-STATE_FIELDS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "dp_shard", "zero_stage", "layer_split")
+STATE_FIELDS = (
+    "tp", "cp", "ep", "etp", "pp", "vp", "dp", "dp_shard", "zero_stage", "layer_split", "vocab_parallel",
+)  # fmt: skip
 #: Fields that the layers of a stage depend on.
 SPLIT_FIELDS = ("pp", "vp", "layer_split")
 #: Fields that a micro-batch's activations in one layer depend on.
 ACTIVATION_FIELDS = ("tp", "cp", "ep", "etp", "micro_batch_size", "recompute", "sequence_parallel")
 #: Fields that a micro-batch's activations on a stage depend on.
-HELD_FIELDS = (*ACTIVATION_FIELDS, *SPLIT_FIELDS, "recompute_layers")
+HELD_FIELDS = (*ACTIVATION_FIELDS, *SPLIT_FIELDS, "recompute_layers", "vocab_parallel")
 
 
 @dataclass(slots=True)
@@ -50,7 +54,7 @@ class StageParameters:
 
 def stage_parameters(model: ModelSpec, c: Any) -> StageParameters:
     """Parameters of one rank before ZeRO sharding (weights over tp, experts over ep*etp)."""
-    layers = stage_layers(model.n_layers, c, model.mtp_layers)
+    layers = stage_layers(model.n_layers, c, model.mtp_layers, head_in_layers(model))
     moe = moe_layers_of(model, layers, c)
     one_of = piece_parameters(model, c)
     expert_layer, mtp_expert, vocab = one_of.expert_layer, one_of.mtp_expert, one_of.vocab
@@ -74,7 +78,11 @@ def stage_parameters(model: ModelSpec, c: Any) -> StageParameters:
     )
     zero, in_head = 0.0 * vocab, one_of.head_vocab
     in_vocab = layers.like(vocab + np.where(one, in_head, 0.0), zero, in_head + zero, zero)
-    return StageParameters(dense, expert, one_of.largest_layer, in_vocab, one_of.largest_tensor)
+    # a vocabulary split over the pipeline: a share of embedding and head on every stage instead
+    shards = shard_rows(model, c, 128) * model.hidden * (1.0 if model.tied_embeddings else 2.0)
+    moved = [np.where(is_split(c), shards - whole, 0.0) for whole in (vocab, zero, in_head, zero)]
+    change = layers.like(*moved)
+    return StageParameters(dense + change, expert, one_of.largest_layer, in_vocab + change, one_of.largest_tensor)
 
 
 @dataclass(slots=True)
@@ -290,7 +298,7 @@ def more_working_sets(software: Software, c: Any, n_micro: Any, stage: Any) -> A
 
 def layers_of(model: ModelSpec, c: Any) -> tuple[Stages, Stages]:
     """All layers and sparse layers per kind of stage."""
-    layers = stage_layers(model.n_layers, c, model.mtp_layers)
+    layers = stage_layers(model.n_layers, c, model.mtp_layers, head_in_layers(model))
     return layers, moe_layers_of(model, layers, c)
 
 
@@ -330,8 +338,9 @@ def _stage_activations(model: ModelSpec, workload: Workload, software: Software,
         working.append(np.where(m > 0, sparse.temporary, dense.temporary) + np.where(share > 0, whole, 0.0))
     logits = logits_bytes(model, workload, software, c)
     one = c.pp == 1
-    on_stage = np.where(one, logits, 0.0), 0.0 * logits, np.where(one, 0.0, logits)
-    short = working[0] + on_stage[0], working[1], working[2] + on_stage[2]
+    everywhere = is_split(c)
+    on_stage = np.where(one | everywhere, logits, 0.0), np.where(everywhere, logits, 0.0), np.where(one, 0.0, logits)
+    short = working[0] + on_stage[0], working[1] + on_stage[1], working[2] + on_stage[2]
     return StageActivations((kept[0], kept[1], kept[2]), (working[0], working[1], working[2]), on_stage, short)
 
 
@@ -385,5 +394,5 @@ def logits_bytes(model: ModelSpec, workload: Workload, software: Software, c: An
     and overwrites them with their gradient."""
     tokens = c.micro_batch_size * workload.seq_len / c.cp
     per_element = software.coefficient("logits_bytes") or (4.0 if software.fused_loss else 10.0)
-    vocab = model.padded_vocab(c.tp) / c.tp
+    vocab = np.where(is_split(c), shard_rows(model, c, 128), model.padded_vocab(c.tp) / c.tp)
     return per_element * tokens * vocab

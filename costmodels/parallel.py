@@ -49,6 +49,16 @@ class LayerSplit(IntEnum):
     EVEN = 0
     EMBEDDING_AND_LOSS_COUNT = 1
     LAYOUT = 2
+    BALANCED = 3
+
+
+class VocabParallel(IntEnum):
+    """Embedding and head split over the pipeline's ranks (see ``parallelism.vocabulary``)."""
+
+    NONE = 0
+    TWO_BARRIERS = 1
+    ONE_BARRIER = 2
+    INTERLACED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +77,7 @@ class ParallelConfig:
         overlap_grad_reduce, overlap_param_gather: ZeRO-1/2 traffic behind compute.
         tp_overlap: TP collectives pipelined with their GEMMs (userbuffers, async TP).
         optimizer_offload: optimizer states and step on the host.
-        layer_split: see ``LayerSplit``.
+        layer_split: see ``LayerSplit``; vocab_parallel: see ``VocabParallel``.
     """
 
     tp: int = 1
@@ -90,6 +100,7 @@ class ParallelConfig:
     tp_overlap: int = 0
     optimizer_offload: int = 0
     layer_split: int = LayerSplit.EVEN
+    vocab_parallel: int = VocabParallel.NONE
 
     def __post_init__(self) -> None:
         if self.dp_shard == 0:

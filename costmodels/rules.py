@@ -37,7 +37,8 @@ def check_framework(framework: str) -> None:
 def rules_of(framework: str, *, placement: bool = True) -> tuple[Rule, ...]:
     """Rules of one framework in their order of application; for ``any`` those that every framework has."""
     wanted = set(FRAMEWORKS) if framework == "any" else {framework}
-    return tuple(r for r in RULES if wanted <= set(r.frameworks) and (r.hard or placement))
+    rules = (r for r in RULES if wanted <= set(r.frameworks) and (r.hard or placement))
+    return tuple(r for r in rules if framework != "any" or not r.launch)
 
 
 def _facts(model: ModelSpec, workload: Workload, cluster: Cluster, config: Any) -> SimpleNamespace:
@@ -78,7 +79,7 @@ def violations(
     if framework == "any" and fields is None and only is None:
         refused = np.ones(shape, dtype=bool)
         for name in FRAMEWORKS:
-            own = broken(rules_of(name, placement=False))
+            own = broken(tuple(r for r in rules_of(name, placement=False) if not r.launch))
             refused = refused & np.logical_or.reduce([np.asarray(v) for v in own.values()])
         common = np.logical_or.reduce([np.asarray(v) for v in out.values()])
         out["no_framework"] = refused & ~common

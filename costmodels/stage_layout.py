@@ -124,8 +124,12 @@ class StageLayout:
         """Refuse a layout of another pipeline.
 
         Raises:
-            InvalidProblemError: pp or vp differ.
+            InvalidProblemError: pp or vp differ, or the vocabulary is split over the stages (a layout has one head).
         """
+        if config.vocab_parallel:
+            raise InvalidProblemError(
+                "A stage layout places embedding and head on one stage each; vocab_parallel splits them: set it to 0."
+            )
         if (self.pp, self.vp) != (config.pp, config.vp):
             raise InvalidProblemError(
                 f"The stage layout has pp {self.pp} and vp {self.vp}, "

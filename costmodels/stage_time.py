@@ -17,13 +17,14 @@ from .memory import SPLIT_FIELDS, layers_of, recomputed_share
 from .model_spec import ModelSpec
 from .parallelism.pipeline import Stages
 from .parallelism.tensor import NO_OVERLAP, tp_block_s
+from .parallelism.vocabulary import TRAFFIC_FIELDS, is_split, rescaling_bytes, shard_rows, traffic_s
 from .software import Software
 from .workload import Workload
 
 #: Fields that the time of one layer depends on.
 LAYER_FIELDS = ("tp", "cp", "ep", "etp", "micro_batch_size", "recompute", "sequence_parallel", "cp_comm", "tp_overlap")
 #: Fields that the time of a whole stage depends on.
-STAGE_FIELDS = (*LAYER_FIELDS, *SPLIT_FIELDS, "recompute_layers")
+STAGE_FIELDS = (*LAYER_FIELDS, *SPLIT_FIELDS, "recompute_layers", "vocab_parallel", "dp")
 #: Launches that the embedding adds to a micro-batch, and head and loss with their gradients (a third in forward).
 EMBEDDING_LAUNCHES, HEAD_LAUNCHES = 20.0, 40.0
 
@@ -34,6 +35,7 @@ class BusiestStage:
 
     Attributes:
         whole: all parts on the busiest stage; pipeline: the same summed over the stages.
+        vocabulary: of ``whole`` what a vocabulary split over the stages takes on each of them.
     """
 
     forward: Any
@@ -45,11 +47,16 @@ class BusiestStage:
     ep: Any
     whole: Any
     pipeline: Any
+    vocabulary: Any = 0.0
 
 
 @dataclass(slots=True)
 class StageTime:
-    """Seconds of one micro-batch per kind of stage, by part of ``TimeBreakdown``."""
+    """Seconds of one micro-batch per kind of stage, by part of ``TimeBreakdown``.
+
+    Attributes:
+        vocabulary: see ``BusiestStage``.
+    """
 
     forward: Stages
     backward: Stages
@@ -58,6 +65,7 @@ class StageTime:
     tp: Stages
     cp: Stages
     ep: Stages
+    vocabulary: Any = 0.0
 
     def whole(self) -> Stages:
         """All parts together."""
@@ -77,6 +85,7 @@ class StageTime:
             ep=self.ep.at_busiest(whole),
             whole=whole.busiest(),
             pipeline=whole.total(),
+            vocabulary=self.vocabulary,
         )
 
 
@@ -92,12 +101,13 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     head_f, head_b, head_tp = factored(
         lambda t: head_time(cluster, model, workload, software, t),
         c,
-        ("tp", "cp", "micro_batch_size", "sequence_parallel"),
+        ("tp", "cp", "pp", "micro_batch_size", "sequence_parallel", "vocab_parallel"),
     )
     embed_f, embed_b = factored(
         lambda t: embedding_time(cluster, model, workload, t), c, ("tp", "cp", "micro_batch_size")
     )
-    one = c.pp == 1
+    one, split = c.pp == 1, is_split(c)
+    shared_tp = factored(lambda t: traffic_s(cluster, model, workload, software, t), c, TRAFFIC_FIELDS)
     # multi-token prediction: one more block and head pass per extra layer on the last stage
     extra = float(model.mtp_layers)
     redo = layers.like(
@@ -107,33 +117,39 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
         recomputed_share(c, layers.mid_mean),
     )
 
-    def stack(name: str, first: Any = 0.0, last: Any = 0.0, share: Stages | None = None) -> Stages:
+    def stack(name: str, first: Any = 0.0, last: Any = 0.0, share: Stages | None = None, every: Any = 0.0) -> Stages:
         d, s = getattr(dense, name), getattr(sparse, name)
 
         def on(n: Any, m: Any, r: Any) -> Any:
             return ((n - m) * d + m * s) * r
 
         r = share or layers.like(1.0, 1.0, 1.0, 1.0)
+        # a split vocabulary: every stage looks all tokens up in its rows, and computes its share of the head
+        every = every + np.where(split, first + last, 0.0)
+        first, last = np.where(split, 0.0, first), np.where(split, 0.0, last)
         tail = last + extra * s * np.where(one, r.first, r.last)
         return layers.like(
-            on(layers.first, moe.first, r.first) + first + np.where(one, tail, 0.0),
-            on(layers.mid, moe.mid, r.mid),
-            on(layers.last, moe.last, r.last) + tail,
-            on(layers.mid_mean, moe.mid_mean, r.mid_mean),
+            on(layers.first, moe.first, r.first) + first + np.where(one, tail, 0.0) + every,
+            on(layers.mid, moe.mid, r.mid) + every,
+            on(layers.last, moe.last, r.last) + tail + every,
+            on(layers.mid_mean, moe.mid_mean, r.mid_mean) + every,
         )
 
     heads = 1.0 + extra
     forward = stack("forward_s", embed_f, heads * head_f)
     backward = stack("backward_s", embed_b, heads * head_b)
     recompute = stack("recompute_s", share=redo)
-    tp = stack("tp_forward_s") + stack("tp_backward_s", last=heads * head_tp) + stack("tp_recompute_s", share=redo)
+    shown = heads * shared_tp
+    tp = stack("tp_forward_s") + stack("tp_backward_s", last=heads * head_tp, every=shown)
+    tp = tp + stack("tp_recompute_s", share=redo)
     cp = stack("cp_forward_s") + stack("cp_backward_s") + stack("cp_recompute_s", share=redo)
     ep = stack("ep_forward_s") + stack("ep_backward_s") + stack("ep_recompute_s", share=redo)
     ahead = forward + stack("tp_forward_s") + stack("cp_forward_s") + stack("ep_forward_s")
     device = forward + backward + recompute + tp + cp + ep
     launches = stack("host_forward_s"), stack("host_backward_s") + stack("recompute_host_s", share=redo)
     host = _host_wait(software, c, layers, launches, ahead, device, heads)
-    return StageTime(forward, backward, recompute, host, tp, cp, ep)
+    vocabulary = np.where(split, embed_f + embed_b + heads * (head_f + head_b + head_tp) + shown, 0.0)
+    return StageTime(forward, backward, recompute, host, tp, cp, ep, vocabulary)
 
 
 def host_wait_s(software: Software, host_forward: Any, host_backward: Any, ahead: Any, device: Any, extra: Any) -> Any:
@@ -180,8 +196,9 @@ def _host_wait(
     def wait(*parts: Any) -> Any:
         return host_wait_s(software, *parts)
 
-    head = HEAD_LAUNCHES * heads
-    extra = layers.like(EMBEDDING_LAUNCHES + np.where(one, head, 0.0), 0.0, head, 0.0)
+    head, both = HEAD_LAUNCHES * heads, EMBEDDING_LAUNCHES + HEAD_LAUNCHES * heads
+    first, mid = EMBEDDING_LAUNCHES + np.where(one, head, 0.0), np.where(is_split(c), both, 0.0)
+    extra = layers.like(np.where(is_split(c), both, first), mid, np.where(is_split(c), both, head), mid)
     parts = (host_f, host_b, forward, device, extra)
     return layers.like(
         wait(*(part.first for part in parts)),
@@ -198,11 +215,12 @@ def head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: 
     its gradient reduced; the logits stay split, so that forward reduces nothing.
     The head runs in 16 bits under FP8 recipes. The vocabulary-parallel cross entropy reads and writes the logits in
     fp32 several times (about 16 bytes per logit forward, 10 backward; fused loss: 4 and 4). A vocabulary that is
-    dealt out without padding leaves all three products misaligned.
+    dealt out without padding leaves all three products misaligned. A vocabulary split over the pipeline leaves a
+    share of it all here, and a pass more over the input gradient where one barrier is to do.
     """
     gpu = cluster.gpu
     tokens = c.micro_batch_size * workload.seq_len / c.cp
-    vocab = model.rank_vocab(c.tp, software.vocab_multiple)
+    vocab = shard_rows(model, c, software.vocab_multiple)
     kind = workload.wide_gemm_type
     derate, light = software.coefficient("gemm_derate") * alignment_rate(vocab), software.coefficient("memory_derate")
     forward = gemm_time_s(gpu, kind, tokens, vocab, model.hidden) / derate
@@ -212,6 +230,8 @@ def head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: 
     loss_f, loss_b = (4.0, 4.0) if software.fused_loss else (16.0, 10.0)
     forward = forward + memory_bound_time_s(gpu, loss_f * tokens * vocab, 6) / light
     backward = backward + memory_bound_time_s(gpu, loss_b * tokens * vocab, 4) / light
+    scaled = rescaling_bytes(c, tokens, model.hidden)
+    backward = backward + np.where(scaled > 0.0, memory_bound_time_s(gpu, scaled, 3) / light, 0.0)
     _, backward_tp, _ = tp_block_s(cluster, model.hidden, tokens, workload.activation_bytes, c, NO_OVERLAP)
     return forward, backward, backward_tp / software.coefficient("comm_derate")
 

@@ -19,6 +19,7 @@ from .model_spec import ModelSpec
 from .ops import weight_cast_bytes
 from .parallelism.data import dense_group, expert_group, exposed_s, gradient_reduction_s, parameter_gather_s
 from .parallelism.pipeline import p2p_transfer_s
+from .parallelism.vocabulary import bubble_change_s, is_split
 from .schedule import bubble_s
 from .software import Software
 from .stage_time import BusiestStage
@@ -69,6 +70,7 @@ def step_time(
         n_micro: micro-batches of one data-parallel rank; parameters: of the heaviest stages, of a configuration.
     """
     bubble = bubble_s(c, stage.pipeline, stage.whole, stage.forward / stage.whole)
+    bubble = bubble + bubble_change_s(c, c.pp, stage.vocabulary, stage.forward)
     hop = factored(
         lambda t: p2p_transfer_s(
             cluster, model.hidden, t.micro_batch_size * workload.seq_len / t.cp, workload.activation_bytes, t
@@ -166,7 +168,8 @@ def _tied_embedding_s(cluster: Cluster, model: ModelSpec, workload: Workload, c:
     if not model.tied_embeddings:
         return 0.0 * c.tp
     n_bytes = model.padded_vocab(c.tp) * model.hidden / c.tp * workload.grad_dtype_bytes
-    return np.where(c.pp > 1, 2.0 * p2p_time_s(cluster, n_bytes, c.tp * c.cp * c.dp, c.pp), 0.0)
+    apart = (c.pp > 1) & ~is_split(c)  # split over the stages, both stand on each of them
+    return np.where(apart, 2.0 * p2p_time_s(cluster, n_bytes, c.tp * c.cp * c.dp, c.pp), 0.0)
 
 
 def _optimizer_time(

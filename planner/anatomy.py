@@ -9,6 +9,7 @@ import numpy as np
 from ..costmodels.candidates import CandidateTable
 from ..costmodels.estimate import Estimate
 from ..costmodels.parallel import ParallelConfig
+from ..costmodels.parallelism.balance import head_in_layers
 from ..costmodels.parallelism.pipeline import stage_layer_list
 from .plan import Plan
 from .problem import PlanningProblem
@@ -38,7 +39,9 @@ def make_plan(problem: PlanningProblem, config: ParallelConfig, e: Estimate, i: 
         metrics=metrics,
         time_s={name: at(value) for name, value in e.time.items()},
         memory_bytes={name: at(value) for name, value in e.memory.items()},
-        stage_layers=stage_layer_list(problem.model.n_layers, config, problem.model.mtp_layers),
+        stage_layers=stage_layer_list(
+            problem.model.n_layers, config, problem.model.mtp_layers, head_in_layers(problem.model)
+        ),
     )
 
 

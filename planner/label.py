@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..costmodels.parallel import CpComm, ParallelConfig, Schedule, recompute_label
+from ..costmodels.parallel import CpComm, ParallelConfig, Schedule, VocabParallel, recompute_label
 
 _SCHEDULES = {Schedule.GPIPE: "gpipe", Schedule.ZERO_BUBBLE_H1: "zb-h1", Schedule.ZERO_BUBBLE_V: "zb-v"}
 _CP_COMM = {CpComm.ALL_GATHER: "all-gather", CpComm.ULYSSES: "ulysses"}
@@ -19,6 +19,8 @@ def config_label(c: ParallelConfig) -> str:
         words.append(f"ep{c.ep}" + (f"(etp{c.etp})" if c.etp > 1 else ""))
     if c.schedule in _SCHEDULES:
         words.append(_SCHEDULES[Schedule(c.schedule)])
+    if c.vocab_parallel:
+        words.append("vocab-" + VocabParallel(c.vocab_parallel).name.lower().replace("_", "-"))
     words.append(f"mbs{c.micro_batch_size}")
     words.append(f"zero{c.zero_stage}" + (f"/{c.dp_shard}" if c.zero_stage and c.dp_shard != c.dp * c.cp else ""))
     if c.recompute:

@@ -14,7 +14,9 @@ import numpy as np
 from ...hardware_profiles.types import Cluster
 from ..collectives import p2p_time_s
 from ..model_spec import ModelSpec
-from ..parallel import LayerSplit, ParallelConfig, Schedule
+from ..parallel import LayerSplit, ParallelConfig, Schedule, VocabParallel
+from .balance import balanced_last
+from .vocabulary import in_flight_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,15 @@ class Stages:
         return Stages(first, mid, last, mid_mean, self.n_mid, self.has_last)
 
 
-def stage_layers(n_layers: int, c: Any, mtp_layers: int = 0) -> Stages:
+def stage_layers(n_layers: int, c: Any, mtp_layers: int = 0, head_layers: float = 0.0) -> Stages:
     """Transformer layers per kind of stage.
 
     ``EVEN``: L/pp each. ``EMBEDDING_AND_LOSS_COUNT``: embedding and loss count as a layer each
     (Megatron ``--account-for-embedding-in-pipeline-split``), so that (L+2) divides by pp*vp.
     ``LAYOUT`` (or anything that does not divide): chunks differ by at most one layer, the first and the last
     chunk being the last to get an extra one. With ``mtp_layers`` the last chunk carries them and the loss, each
-    in place of a layer (Megatron-Bridge ``set_deepseek_v3_pipeline_model_parallel_layout``).
+    in place of a layer (Megatron-Bridge ``set_deepseek_v3_pipeline_model_parallel_layout``). ``BALANCED``: as many on
+    the last stage as make the longest stage shortest where the head counts ``head_layers`` (``vp`` 1).
     """
     pp, vp = c.pp, c.vp
     n_mid = np.maximum(pp - 2, 0)
@@ -88,6 +91,13 @@ def stage_layers(n_layers: int, c: Any, mtp_layers: int = 0) -> Stages:
         first = np.where(fits, vp * per + np.minimum(left, 0), first)
         last = np.where(fits, (vp - 1) * per + np.maximum(left, 0), last)
         mid = np.where(fits, vp * per, mid)
+    balanced = (c.layer_split == LayerSplit.BALANCED) & (pp >= 2)
+    if np.any(balanced):
+        tail = balanced_last(n_layers, pp, head_layers)
+        others = np.maximum(pp - 1, 1)
+        last = np.where(balanced, tail, last)
+        first = np.where(balanced, (n_layers - tail) // others, first)
+        mid = np.where(balanced, -(-(n_layers - tail) // others), mid)
     mid_mean = (n_layers - first - last) / np.maximum(n_mid, 1)
     return Stages(first, mid, last, np.where(n_mid > 0, mid_mean, 0.0), n_mid, has_last)
 
@@ -98,14 +108,23 @@ def layers_per_chunk(n_layers: int, mtp_layers: int, chunks: Any) -> tuple[Any, 
     return per, n_layers - per * (chunks - 1)
 
 
-def stage_layer_list(n_layers: int, c: ParallelConfig, mtp_layers: int = 0) -> tuple[int, ...]:
+def stage_layer_list(
+    n_layers: int, c: ParallelConfig, mtp_layers: int = 0, head_layers: float = 0.0
+) -> tuple[int, ...]:
     """Layers of every stage of one configuration, in pipeline order; sums to ``n_layers``."""
-    return tuple(sum(chunk[s] for chunk in chunk_layer_lists(n_layers, c, mtp_layers)) for s in range(c.pp))
+    lists = chunk_layer_lists(n_layers, c, mtp_layers, head_layers)
+    return tuple(sum(chunk[s] for chunk in lists) for s in range(c.pp))
 
 
-def chunk_layer_lists(n_layers: int, c: ParallelConfig, mtp_layers: int = 0) -> tuple[tuple[int, ...], ...]:
+def chunk_layer_lists(
+    n_layers: int, c: ParallelConfig, mtp_layers: int = 0, head_layers: float = 0.0
+) -> tuple[tuple[int, ...], ...]:
     """Layers of every model chunk: ``result[v][stage]``, the order in which a micro-batch meets them."""
     pp, vp = c.pp, c.vp
+    if c.layer_split == LayerSplit.BALANCED and pp >= 2:
+        last = int(balanced_last(n_layers, pp, head_layers))
+        each, more = divmod(n_layers - last, pp - 1)
+        return ((*[each] * (pp - 1 - more), *[each + 1] * more, last),)
     chunks = pp * vp
     per, left = layers_per_chunk(n_layers, mtp_layers, chunks)
     if mtp_layers and c.layer_split == LayerSplit.LAYOUT and pp >= 2 and per + left >= 0:
@@ -157,10 +176,11 @@ def in_flight(c: Any, n_micro: Any, stage: Any) -> Any:
 
     1F1B: ``pp - stage``. Interleaved: ``pp + (pp - 1)/vp`` on the first stage (Korthikanti et al., arXiv
     2205.05198, section 4.2.3: factor 1 + (p-1)/(p v)). GPipe: all. ZB-H1: as 1F1B; ZB-V: ``pp`` everywhere
-    (arXiv 2401.10241).
+    (arXiv 2401.10241). A split vocabulary holds more (``vocabulary.in_flight_split``).
     """
     warm = (c.pp - stage - 1.0) * np.where(c.vp > 1, 2.0, 1.0) + (c.vp - 1.0) * c.pp
     chunks = np.minimum(warm + 1, n_micro * c.vp)
     n = chunks / c.vp
     n = np.where(c.schedule == Schedule.GPIPE, n_micro, n)
-    return np.where(c.schedule == Schedule.ZERO_BUBBLE_V, np.minimum(c.pp, n_micro), n)
+    n = np.where(c.schedule == Schedule.ZERO_BUBBLE_V, np.minimum(c.pp, n_micro), n)
+    return np.where(c.vocab_parallel == VocabParallel.NONE, n, np.minimum(in_flight_split(c, stage), n_micro))

@@ -7,6 +7,7 @@ import numpy as np
 from ...hardware_profiles.types import Cluster
 from ..model_spec import ModelSpec
 from ..parallel import ParallelConfig
+from ..parallelism.balance import head_in_layers
 from ..parallelism.pipeline import Stages, chunk_layer_lists, p2p_transfer_s
 from ..software import Software
 from ..stage_time import stage_time
@@ -47,7 +48,8 @@ def hop_s(cluster: Cluster, model: ModelSpec, workload: Workload, config: Parall
 
 def _layers(model: ModelSpec, config: ParallelConfig, chunks: int) -> Floats:
     """Layers of every device and chunk, shape (pp, chunks); split evenly where the schedule has other chunks."""
-    own = np.array(chunk_layer_lists(model.n_layers, config, model.mtp_layers), dtype=np.float64).T
+    listed = chunk_layer_lists(model.n_layers, config, model.mtp_layers, head_in_layers(model))
+    own = np.array(listed, dtype=np.float64).T
     if chunks == config.vp:
         return own
     return np.repeat(own.sum(axis=1, keepdims=True) / chunks, chunks, axis=1)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Protocol
 
+from ...costmodels.parallel import LayerSplit
 from ...hardware_profiles.errors import InvalidProblemError, UnsupportedByFrameworkError
 from ..plan import Plan, PlanSet
 
@@ -122,9 +123,19 @@ class Emitter(Protocol):
         """
 
 
+def refuse_unlaunchable(plan: Plan) -> str | None:
+    """Why no framework's options can express a configuration that can be estimated, or None."""
+    if plan.config.vocab_parallel:
+        return "no option splits embedding and head over the pipeline (vocab_parallel); it can only be estimated"
+    if plan.config.layer_split == LayerSplit.BALANCED:
+        return "layer_split=balanced can only be estimated; choose another layer_split"
+    return None
+
+
 def require_expressible(emitter: Emitter, plan_set: PlanSet, plan: Plan) -> None:
-    """Raise the refusal of an emitter as an error."""
-    reason = emitter.refuse(plan_set, plan)
+    """Raise the refusal of an emitter as an error; no framework's options express a split vocabulary or balanced
+    layers."""
+    reason = refuse_unlaunchable(plan) or emitter.refuse(plan_set, plan)
     if reason:
         raise UnsupportedByFrameworkError(f"plan {plan.rank} cannot be written for {emitter.name}: {reason}")
 

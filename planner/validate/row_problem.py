@@ -22,6 +22,7 @@ from ...hardware_profiles.load import cluster_from_gpu, gpu_assumption, load_gpu
 from ...hardware_profiles.types import Cluster, Gpu
 from .interconnect import parse_network
 from .row_words import (
+    METHODS,
     Stated,
     accumulation_steps,
     lora_rank,
@@ -139,7 +140,7 @@ def _build(run: Run, site: Site | None) -> RowProblem:
         row.assume("numerics", note)
     row.assume("software", software_why)
     row.assume("hardware", gpu_assumption(run.text("gpu")) if site is None else None)
-    if row.method not in ("", "baseline"):
+    if row.method and row.method not in METHODS:
         row.assume("method", f"method {row.method} priced as the baseline pipeline")
     _configure(row, facts)
     return row
@@ -298,6 +299,7 @@ def _configure(row: RowProblem, facts: SourceFacts) -> None:
     _take(row, read_zero(run.text("zero_stage_or_fsdp")))
     _take(row, read_recompute(run.text("recompute"), row.model.n_layers, framework=row.software.framework))
     _take(row, read_notes(run.text("notes")))
+    known.update(METHODS.get(row.method, {}))
     known.update({name: value for name, value in facts.where_stated.items() if known.get(name)})
     for name, value in facts.config.items():
         known.setdefault(name, value)

@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from ...costmodels.parallel import CONFIG_FIELDS, Recompute, Schedule
+from ...costmodels.parallel import CONFIG_FIELDS, LayerSplit, Recompute, Schedule, VocabParallel
 
 
 @dataclass(slots=True)
@@ -148,6 +148,16 @@ def read_notes(notes: str) -> Stated:
         pairs = re.findall(r"(\w+)=(\d+)", named.group(1))
         out.fields.update({name: int(value) for name, value in pairs if name in CONFIG_FIELDS})
     return out
+
+
+#: Methods of a pipeline study (arXiv 2411.05288) as fields of a configuration.
+METHODS: dict[str, dict[str, int]] = {
+    "baseline": {},
+    "redis": {"layer_split": int(LayerSplit.BALANCED)},
+    "vocab-1": {"vocab_parallel": int(VocabParallel.TWO_BARRIERS)},
+    "vocab-2": {"vocab_parallel": int(VocabParallel.ONE_BARRIER)},
+    "interlaced": {"vocab_parallel": int(VocabParallel.INTERLACED)},
+}
 
 
 def read_method(notes: str, model_name: str) -> str:
