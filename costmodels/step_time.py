@@ -70,7 +70,8 @@ def step_time(
         n_micro: micro-batches of one data-parallel rank; parameters: of the heaviest stages, of a configuration.
     """
     bubble = bubble_s(c, stage.pipeline, stage.whole, stage.forward / stage.whole)
-    bubble = bubble + bubble_change_s(c, c.pp, stage.vocabulary, stage.forward)
+    split = bubble_change_s(c, stage.vocabulary, stage.whole - stage.vocabulary)
+    bubble = np.maximum(bubble + split, 0.0)
     hop = factored(
         lambda t: p2p_transfer_s(
             cluster, model.hidden, t.micro_batch_size * workload.seq_len / t.cp, workload.activation_bytes, t

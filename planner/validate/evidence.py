@@ -162,4 +162,6 @@ def _is_evidence(row: RowResult) -> bool:
     p = row.problem
     if row.status == "skipped" or p is None or is_duplicate(row) or is_inconsistent(row):
         return False
+    if p.method not in ("", "baseline"):  # priced, and kept apart: they check the model
+        return False
     return not {"method", "hardware"} & set(p.assumed) and row.run.text("outcome") in ("", "ok")

@@ -111,12 +111,13 @@ def states_enough(row: RowResult) -> bool:
 
 
 def set_name(row: RowResult) -> str:
-    """Source id; fine-tuning rows and methods that the cost model does not know stand apart."""
+    """Source id; fine-tuning rows and methods other than a study's baseline, which no fit sees, stand apart."""
     task = row.run.text("task").lower()
     name = row.run.source
     if "lora" in task or task == "sft":
         return f"{name} (fine-tuning)"
-    if row.problem is not None and "method" in row.problem.assumed:
+    p = row.problem
+    if p is not None and ("method" in p.assumed or p.method not in ("", "baseline")):
         return f"{name} (other methods)"
     return name
 

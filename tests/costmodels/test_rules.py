@@ -136,8 +136,17 @@ def broken_slowly(m, w, k, framework, c):
         each = (m.n_layers + 2) // chunks
         if each * chunks != m.n_layers + 2 or each < 2 or chunks == 1:
             bad.add("layers")
+    elif c.layer_split == LayerSplit.BALANCED:
+        if c.vp > 1 or c.pp == 1:
+            bad.add("layers")
     elif titan and c.layer_split == LayerSplit.LAYOUT and m.n_layers % chunks and not titan_deals(m.n_layers, chunks):
         bad.add("layers")
+    if c.layer_split == LayerSplit.BALANCED and framework != "any":
+        bad.add("balanced_layers")
+    if c.vocab_parallel and framework != "any":
+        bad.add("vocab_parallel")
+    if c.vocab_parallel and (c.pp == 1 or c.vp > 1 or c.schedule != Schedule.ONE_F_ONE_B):
+        bad.add("vocab_pipeline")
     if deep and c.vp != 1:
         bad.add("vp_available")
     if c.schedule != Schedule.ONE_F_ONE_B:
@@ -265,7 +274,8 @@ def random_configs(n, seed):
                 overlap_param_gather=rng.choice([1, 1, 0]),
                 tp_overlap=rng.choice([0, 0, 1]),
                 optimizer_offload=rng.choice([0, 0, 1]),
-                layer_split=rng.choice([0, 0, 1, 2]),
+                layer_split=rng.choice([0, 0, 0, 1, 1, 2, 2, 3]),
+                vocab_parallel=rng.choice([0, 0, 0, 0, 0, 1, 2, 3]),
             )
         )
     return out

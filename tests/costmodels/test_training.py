@@ -42,6 +42,7 @@ configs = st.builds(
     recompute_layers=st.sampled_from([0, 1, 3]),
     sequence_parallel=st.integers(0, 1),
     schedule=st.integers(0, 3),
+    vocab_parallel=st.sampled_from([0, 0, 1, 2, 3]),
     cp_comm=st.sampled_from(list(CpComm)),
     optimizer_offload=st.integers(0, 1),
 )

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from meshwright.costmodels.parallel import LayerSplit, Recompute
+from meshwright.costmodels.parallel import LayerSplit, Recompute, VocabParallel
 from meshwright.planner.validate.row_problem import RowSkippedError, layer_split, row_problem, run_year
+from meshwright.planner.validate.row_words import METHODS
 from meshwright.planner.validate.runs import Run, read_runs
 
 from .conftest import row_text
@@ -101,9 +102,13 @@ def test_rows_that_say_too_little_are_skipped_with_the_reason(
         problem(**changes)
 
 
-def test_other_methods_are_priced_as_the_baseline_and_said(problem: Any) -> None:
-    assert "method" in problem(notes="method=vocab-1; schedule=1F1B").assumed
-    assert "method" not in problem(notes="method=baseline; schedule=1F1B").assumed
+def test_methods_are_read_and_unknown_ones_priced_as_the_baseline(problem: Any) -> None:
+    assert "method" in problem(notes="method=two-copies; schedule=1F1B").assumed
+    for method, fields in METHODS.items():
+        row = problem(notes=f"method={method}; schedule=1F1B")
+        assert "method" not in row.assumed
+        assert {name: row.known[name] for name in fields} == fields
+    assert METHODS["baseline"] == {} and METHODS["vocab-2"] == {"vocab_parallel": VocabParallel.ONE_BARRIER}
 
 
 def test_layer_split_rules() -> None:
