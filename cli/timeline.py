@@ -15,7 +15,7 @@ def timeline(
     plan_file: o.PlanFileArg,
     rank: o.RankOpt = 1,
     schedule: Annotated[
-        str | None, typer.Option(metavar="NAME", help="1f1b, interleaved, gpipe, zb-h1, zb-v, dualpipe; else its own.")
+        str | None, typer.Option(metavar="NAME", help="Such as gpipe, zb-h1, dualpipe or vocab-2; else its own.")
     ] = None,
     micro_batches: Annotated[int | None, typer.Option(min=1, metavar="N", help="Instead of the plan's own.")] = None,
     out: Annotated[

@@ -34,9 +34,20 @@ def timeline_text(result: Timeline) -> str:
         "",
         gantt(run),
         "",
-        "0-9: forward of a micro-batch (last digit), a-j: its backward, w: weight gradient, .: waiting",
+        _legend(run),
     ]
     return "\n".join(lines)
+
+
+def _legend(run: Simulation) -> str:
+    words = ["0-9: forward of a micro-batch (last digit), a-j: its backward"]
+    named = {
+        PassKind.WEIGHT_GRADIENT: "w: weight gradient",
+        PassKind.OUTPUT_S: "S, T: the head's passes",
+        PassKind.OUTPUT_HEAD: "H: head",
+    }
+    words += [text for kind, text in named.items() if kind in run.schedule.kinds]
+    return ", ".join([*words, ".: waiting"])
 
 
 def timeline_json(result: Timeline) -> dict[str, Any]:
@@ -75,7 +86,7 @@ def gantt(run: Simulation, width: int = WIDTH) -> str:
     A step too long for a column per forward shows its beginning and its end.
     """
     columns = width - len(str(run.schedule.n_devices - 1)) - 1
-    shortest = min(end - start for *_, start, end in device_order(run, 0))
+    shortest = min(end - start for kind, *_, start, end in device_order(run, 0) if kind == PassKind.FORWARD)
     window = columns * shortest
     if run.makespan_s <= 1.5 * window:
         return _chart(run, 0.0, run.makespan_s, columns)

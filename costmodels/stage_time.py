@@ -17,7 +17,14 @@ from .memory import SPLIT_FIELDS, layers_of, recomputed_share
 from .model_spec import ModelSpec
 from .parallelism.pipeline import Stages
 from .parallelism.tensor import NO_OVERLAP, tp_block_s
-from .parallelism.vocabulary import TRAFFIC_FIELDS, is_split, rescaling_bytes, shard_rows, traffic_s
+from .parallelism.vocabulary import (
+    TRAFFIC_FIELDS,
+    embedding_gradient_bytes,
+    is_split,
+    rescaling_bytes,
+    shard_rows,
+    traffic_s,
+)
 from .software import Software
 from .workload import Workload
 
@@ -104,7 +111,9 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
         ("tp", "cp", "pp", "micro_batch_size", "sequence_parallel", "vocab_parallel"),
     )
     embed_f, embed_b = factored(
-        lambda t: embedding_time(cluster, model, workload, t), c, ("tp", "cp", "micro_batch_size")
+        lambda t: embedding_time(cluster, model, workload, t),
+        c,
+        ("tp", "cp", "pp", "micro_batch_size", "vocab_parallel"),
     )
     one, split = c.pp == 1, is_split(c)
     shared_tp = factored(lambda t: traffic_s(cluster, model, workload, software, t), c, TRAFFIC_FIELDS)
@@ -216,7 +225,7 @@ def head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: 
     The head runs in 16 bits under FP8 recipes. The vocabulary-parallel cross entropy reads and writes the logits in
     fp32 several times (about 16 bytes per logit forward, 10 backward; fused loss: 4 and 4). A vocabulary that is
     dealt out without padding leaves all three products misaligned. A vocabulary split over the pipeline leaves a
-    share of it all here, and a pass more over the input gradient where one barrier is to do.
+    share of it all here, and what ``rescaling_bytes`` counts besides.
     """
     gpu = cluster.gpu
     tokens = c.micro_batch_size * workload.seq_len / c.cp
@@ -230,14 +239,17 @@ def head_time(cluster: Cluster, model: ModelSpec, workload: Workload, software: 
     loss_f, loss_b = (4.0, 4.0) if software.fused_loss else (16.0, 10.0)
     forward = forward + memory_bound_time_s(gpu, loss_f * tokens * vocab, 6) / light
     backward = backward + memory_bound_time_s(gpu, loss_b * tokens * vocab, 4) / light
-    scaled = rescaling_bytes(c, tokens, model.hidden)
+    scaled = rescaling_bytes(c, tokens, model.hidden, vocab)
     backward = backward + np.where(scaled > 0.0, memory_bound_time_s(gpu, scaled, 3) / light, 0.0)
     _, backward_tp, _ = tp_block_s(cluster, model.hidden, tokens, workload.activation_bytes, c, NO_OVERLAP)
     return forward, backward, backward_tp / software.coefficient("comm_derate")
 
 
 def embedding_time(cluster: Cluster, model: ModelSpec, workload: Workload, c: Any) -> Any:
-    """Look-up forward (read and write tokens x hidden), scatter-add backward in fp32."""
+    """Look-up forward (read and write tokens x hidden), scatter-add backward in fp32; a vocabulary split over the
+    pipeline looks all tokens up on every stage."""
     tokens = c.micro_batch_size * workload.seq_len / c.cp
     n_bytes = 2.0 * workload.activation_bytes * tokens * model.hidden
-    return memory_bound_time_s(cluster.gpu, n_bytes, 4), memory_bound_time_s(cluster.gpu, 3.0 * n_bytes, 4)
+    dense = embedding_gradient_bytes(c, model.hidden, shard_rows(model, c, 1))
+    gradient = np.where(dense > 0.0, memory_bound_time_s(cluster.gpu, dense, 3), 0.0)
+    return memory_bound_time_s(cluster.gpu, n_bytes, 4), memory_bound_time_s(cluster.gpu, 3.0 * n_bytes, 4) + gradient

@@ -80,17 +80,20 @@ def divisors(n: int) -> list[int]:
     return sorted({*low, *(n // i for i in low)})
 
 
-def enumerate_space(problem: PlanningProblem) -> Space:
+def enumerate_space(problem: PlanningProblem, *, launchable: bool = True) -> Space:
     """All candidates of a problem.
+
+    Args:
+        launchable: leave out what only launch files stand against (``any`` keeps it where it is pinned).
 
     Returns:
         the table after rules, pins and excludes, with exact counts of what each of them removed.
     """
     if problem.framework == "any":
-        return _union([enumerate_space(replace(problem, framework=name)) for name in FRAMEWORKS])
+        return _union([enumerate_space(replace(problem, framework=name), launchable=False) for name in FRAMEWORKS])
     blocks = _blocks(problem)
     columns = _mesh(problem)
-    applied: set[str] = set()
+    applied = set() if launchable else {r.name for r in rules_of(problem.framework) if r.launch}
     removed: dict[str, int] = {}
     weights = [_option_count(b, columns) for b in blocks]
     later = _product(weights, len(columns["tp"]))
@@ -248,7 +251,7 @@ def _blocks(problem: PlanningProblem) -> list[Block]:
         Block(("sequence_parallel", *_SWITCHES), ("tp",), lambda tp: _switch_options(p, tp)),
         Block(("cp_comm",), ("cp",), lambda cp: _cp_options(p, cp)),
         Block(("ep", "etp"), ("tp", "cp", "dp"), lambda tp, cp, dp: _expert_options(p, tp, tp * cp * dp)),
-        Block(("vp", "layer_split", "schedule"), ("pp",), lambda pp: _pipeline_options(p, pp)),
+        Block(("vp", "layer_split", "schedule", "vocab_parallel"), ("pp",), lambda pp: _pipeline_options(p, pp)),
         Block(("micro_batch_size",), ("dp",), lambda dp: _batch_options(p, dp)),
         Block(("zero_stage", "dp_shard"), ("tp", "cp", "dp"), lambda tp, cp, dp: _shard_options(p, tp, cp, dp)),
         Block(("optimizer_offload",), (), lambda: [(v,) for v in _offload_values(p)]),
@@ -292,10 +295,11 @@ def _pipeline_options(p: PlanningProblem, pp: int) -> Options:
     if p.framework == "deepspeed" and "vp" not in p.pins:
         vps = (1,)
     return [
-        (vp, split, schedule)
+        (vp, split, schedule, vocabulary)
         for vp in vps
         for split in p.pins.get("layer_split", (natural_split(layers, pp, vp),))
         for schedule in _schedules(p, pp, vp)
+        for vocabulary in p.pins.get("vocab_parallel", (0,))
     ]
 
 

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 from ..costmodels.parallel import ParallelConfig, Schedule
 from ..costmodels.schedules import PassTimes, Simulation, build_schedule, schedule_name, simulate
 from ..costmodels.schedules.pass_times import Floats
+from ..costmodels.schedules.passes import PassKind
+from ..costmodels.schedules.registry import SPLIT_VOCABULARY
 from ..costmodels.schedules.stage_passes import hop_s, stage_passes
 from ..costmodels.training import estimate
 from ..hardware_profiles.errors import InvalidProblemError
@@ -24,8 +26,9 @@ _CODES = {
     "zb-h1": Schedule.ZERO_BUBBLE_H1,
     "zb-v": Schedule.ZERO_BUBBLE_V,
 }
+_SPLIT = {name: int(code) for code, name in SPLIT_VOCABULARY.items()}
 #: Schedules that a timeline can draw: those whose passes a plan's stage times give.
-DRAWN = (*_CODES, "dualpipe")
+DRAWN = (*_CODES, "dualpipe", *_SPLIT)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def timeline(
     times, hop = stage_passes(*where, c, chunks), hop_s(problem.cluster, problem.model, workload, c)
     if name == "dualpipe":  # the second copy runs the stages in reverse
         times = _with_reversed_copy(times)
-    run = simulate(build_schedule(name, c.pp, micro, chunks, _costs(times)), times, hop)
+    run = simulate(build_schedule(name, c.pp, micro, chunks, _costs(name, times)), times, hop)
     return Timeline(name, micro, hop, times, run, _closed_form_s(problem, plan, c, name, micro))
 
 
@@ -78,13 +81,16 @@ def _for_schedule(c: ParallelConfig, name: str) -> ParallelConfig:
     if name == "interleaved":
         if c.vp < 2:
             raise InvalidProblemError("--schedule interleaved needs a plan with vp of 2 or more.")
-        return replace(c, schedule=Schedule.ONE_F_ONE_B)
-    return replace(c, vp=1, schedule=_CODES.get(name, Schedule.ONE_F_ONE_B))
+        return replace(c, schedule=Schedule.ONE_F_ONE_B, vocab_parallel=0)
+    code = _CODES.get(name, Schedule.ONE_F_ONE_B)
+    return replace(c, vp=1, schedule=code, vocab_parallel=_SPLIT.get(name, 0))
 
 
-def _costs(times: PassTimes) -> tuple[float, float, float]:
-    """Mean relative times of forward, input gradient and weight gradient."""
+def _costs(name: str, times: PassTimes) -> tuple[float, float, float]:
+    """Mean times for which ``build_schedule`` orders the passes."""
     forward, backward = _mean(times.forward_s), _mean(times.backward_s)
+    if name in _SPLIT:
+        return forward, backward, _mean(times.sharded_s[PassKind.OUTPUT_HEAD])
     weight = backward / 2.0 if times.weight_gradient_s is None else _mean(times.weight_gradient_s)
     return forward, backward - weight, weight
 
@@ -102,7 +108,7 @@ def _with_reversed_copy(times: PassTimes) -> PassTimes:
 
 
 def _closed_form_s(problem: PlanningProblem, plan: Plan, c: ParallelConfig, name: str, n_micro: int) -> float | None:
-    if name not in _CODES:
+    if name == "dualpipe":
         return None
     workload = replace(problem.workload, precision=plan.precision, global_batch=n_micro * c.micro_batch_size * c.dp)
     t = estimate(problem.model, workload, c, problem.cluster, problem.software).time

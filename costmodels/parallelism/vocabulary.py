@@ -87,7 +87,20 @@ def traffic_s(cluster: Cluster, model: ModelSpec, workload: Workload, software: 
     return np.where(is_split(c), shown * total, 0.0)
 
 
-def rescaling_bytes(c: Any, tokens: Any, hidden: int) -> Any:
-    """Bytes that one barrier costs in memory traffic: the unnormalised input gradient in fp32 scaled by each token's
-    sum, and the row of each token's label taken from it (two reads and two writes of tokens x hidden)."""
-    return np.where(is_split(c) & (c.vocab_parallel == VocabParallel.ONE_BARRIER), 16.0 * tokens * hidden, 0.0)
+def rescaling_bytes(c: Any, tokens: Any, hidden: int, rows: Any) -> Any:
+    """Memory traffic of putting local results right once the statistics of all ranks are known.
+
+    T scales the local softmax in fp32 (8 bytes of each local logit). With one barrier S has computed the input gradient
+    before: it is scaled by each token's sum, and the row of each token's label taken from it (two reads and two writes
+    of tokens x hidden in fp32). Interlaced ranks wait for the statistics instead.
+    """
+    apart = is_split(c) & (c.vocab_parallel != VocabParallel.INTERLACED)
+    one = is_split(c) & (c.vocab_parallel == VocabParallel.ONE_BARRIER)
+    return np.where(apart, 8.0 * tokens * rows, 0.0) + np.where(one, 16.0 * tokens * hidden, 0.0)
+
+
+def embedding_gradient_bytes(c: Any, hidden: int, rows: Any) -> Any:
+    """Memory traffic of a shard's dense weight gradient in every micro-batch: zeros written in 16 bits, read, and added
+    to the fp32 gradient (12 bytes of each of the shard's weights). Where the vocabulary is not split the cost model
+    counts no such pass, as its coefficients were fitted without it."""
+    return np.where(is_split(c), 12.0 * rows * hidden, 0.0)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...hardware_profiles.errors import InvalidProblemError
-from ..parallel import Schedule
+from ..parallel import Schedule, VocabParallel
 from .dualpipe import dualpipe
 from .gpipe import gpipe
 from .interleaved import interleaved
@@ -34,6 +34,14 @@ _OF_CODE = {
     Schedule.GPIPE: "gpipe",
     Schedule.ZERO_BUBBLE_H1: "zb-h1",
     Schedule.ZERO_BUBBLE_V: "zb-v",
+}
+
+
+#: Schedules of a vocabulary split over the pipeline.
+SPLIT_VOCABULARY = {
+    VocabParallel.TWO_BARRIERS: "vocab-1",
+    VocabParallel.ONE_BARRIER: "vocab-2",
+    VocabParallel.INTERLACED: "interlaced",
 }
 
 
@@ -65,6 +73,8 @@ def build_schedule(
 
 def schedule_name(config: Any) -> str:
     """The name in ``SCHEDULES`` of what one ``ParallelConfig`` runs."""
+    if config.vocab_parallel:
+        return SPLIT_VOCABULARY[VocabParallel(config.vocab_parallel)]
     if config.vp > 1 and config.schedule == Schedule.ONE_F_ONE_B:
         return "interleaved"
     return _OF_CODE[Schedule(config.schedule)]

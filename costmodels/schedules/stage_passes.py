@@ -6,13 +6,14 @@ import numpy as np
 
 from ...hardware_profiles.types import Cluster
 from ..model_spec import ModelSpec
-from ..parallel import ParallelConfig
+from ..parallel import ParallelConfig, VocabParallel
 from ..parallelism.balance import head_in_layers
 from ..parallelism.pipeline import Stages, chunk_layer_lists, p2p_transfer_s
 from ..software import Software
 from ..stage_time import stage_time
 from ..workload import Workload
 from .pass_times import Floats, PassTimes
+from .passes import PassKind
 
 
 def stage_passes(
@@ -23,7 +24,8 @@ def stage_passes(
     A stage's time goes to its chunks by their layers; what the first and the last stage take beyond their layers
     (embedding; head and loss) falls to the first and the last chunk. Recomputation belongs to backward; exposed
     communication and waiting for launches are shared between the passes as compute is. Half of what backward computes
-    without recomputation is the weight gradient.
+    without recomputation is the weight gradient. Of a vocabulary split over the stages S is a third with two barriers
+    (one product of three) and two thirds with one; the embedding's share stands in them.
 
     Args:
         chunks: model chunks per device to deal the layers to, ``config.vp`` or what the schedule has.
@@ -31,13 +33,21 @@ def stage_passes(
     Leaves out: middle stages that differ other than by their number of layers.
     """
     times = stage_time(cluster, model, workload, software, config)
-    whole = times.whole()
+    shard = float(times.vocabulary)
+    whole = times.whole() + _alike(times.forward, -shard)
     compute = times.forward + times.backward + times.recompute
     layers = _layers(model, config, chunks)
     total = _deal(whole, layers)
     forward = total * _ratio(times.forward, compute, config.pp)[:, None]
     weight = total * 0.5 * _ratio(times.backward, compute, config.pp)[:, None]
-    return PassTimes(forward, total - forward, weight)
+    first = shard * (1 / 3 if config.vocab_parallel == VocabParallel.TWO_BARRIERS else 2 / 3)
+    shards = {PassKind.OUTPUT_S: first, PassKind.OUTPUT_T: shard - first, PassKind.OUTPUT_HEAD: shard}
+    return PassTimes(forward, total - forward, weight, shards)
+
+
+def _alike(stages: Stages, value: float) -> Stages:
+    """The same value on every stage."""
+    return stages.like(value, value, value, value)
 
 
 def hop_s(cluster: Cluster, model: ModelSpec, workload: Workload, config: ParallelConfig) -> float:
