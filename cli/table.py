@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from ..costmodels.parallel import CpComm, ParallelConfig, Schedule, recompute_label
+from ..costmodels.parallel import CpComm, ParallelConfig, Schedule, VocabParallel, recompute_label
 from ..planner.plan import Plan, PlanSet
 from .output import WIDTH
 
@@ -15,6 +15,12 @@ PLAN_HEADER = (
 )  # fmt: skip
 TIE_MARK = "*"
 CUT_MARK = "~"
+_VOCABULARY_MARKS = {
+    VocabParallel.NONE: "",
+    VocabParallel.TWO_BARRIERS: "v1",
+    VocabParallel.ONE_BARRIER: "v2",
+    VocabParallel.INTERLACED: "vi",
+}
 
 
 def render(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = ()) -> str:
@@ -51,10 +57,10 @@ def shard_label(config: ParallelConfig, framework: str) -> str:
 
 
 def pipeline_label(config: ParallelConfig) -> str:
-    """``8``, ``8(4)`` with four chunks, and the schedule where it is not 1F1B."""
+    """``8``, ``8(4)`` with four chunks, the schedule where it is not 1F1B, and how the vocabulary is split."""
     text = f"{config.pp}({config.vp})" if config.vp > 1 else str(config.pp)
     marks = {Schedule.GPIPE: "g", Schedule.ZERO_BUBBLE_H1: "z", Schedule.ZERO_BUBBLE_V: "zv"}
-    return text + marks.get(Schedule(config.schedule), "")
+    return text + marks.get(Schedule(config.schedule), "") + _VOCABULARY_MARKS[VocabParallel(config.vocab_parallel)]
 
 
 def context_label(config: ParallelConfig) -> str:

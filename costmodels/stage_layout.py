@@ -9,6 +9,7 @@ from typing import Any
 from ..hardware_profiles.errors import InvalidProblemError
 from .model_spec import ModelSpec
 from .parallel import ParallelConfig, Recompute
+from .parallelism.balance import head_in_layers
 from .parallelism.pipeline import chunk_layer_lists
 
 
@@ -207,7 +208,7 @@ def even_layout(model: ModelSpec, config: ParallelConfig) -> StageLayout:
     Under ``FULL`` the first ``recompute_layers`` layers of a stage recompute, dealt to its chunks as Megatron-LM's
     block method does (its first chunks take what does not divide); 0: all.
     """
-    lists = chunk_layer_lists(model.n_layers, config, model.mtp_layers)
+    lists = chunk_layer_lists(model.n_layers, config, model.mtp_layers, head_in_layers(model))
     full, asked = bool(config.recompute & Recompute.FULL), config.recompute_layers
     flags: list[bool] = []
     rows = []
