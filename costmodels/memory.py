@@ -78,11 +78,12 @@ def stage_parameters(model: ModelSpec, c: Any) -> StageParameters:
     )
     zero, in_head = 0.0 * vocab, one_of.head_vocab
     in_vocab = layers.like(vocab + np.where(one, in_head, 0.0), zero, in_head + zero, zero)
-    # a vocabulary split over the pipeline: a share of embedding and head on every stage instead
-    shards = shard_rows(model, c, 128) * model.hidden * (1.0 if model.tied_embeddings else 2.0)
-    moved = [np.where(is_split(c), shards - whole, 0.0) for whole in (vocab, zero, in_head, zero)]
-    change = layers.like(*moved)
-    return StageParameters(dense + change, expert, one_of.largest_layer, in_vocab + change, one_of.largest_tensor)
+    split = is_split(c)
+    if np.any(split):  # a share of embedding and head on every stage instead
+        shards = shard_rows(model, c, 128) * model.hidden * (1.0 if model.tied_embeddings else 2.0)
+        change = layers.like(*(np.where(split, shards - whole, 0.0) for whole in (vocab, zero, in_head, zero)))
+        dense, in_vocab = dense + change, in_vocab + change
+    return StageParameters(dense, expert, one_of.largest_layer, in_vocab, one_of.largest_tensor)
 
 
 @dataclass(slots=True)

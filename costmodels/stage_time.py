@@ -31,7 +31,7 @@ from .workload import Workload
 #: Fields that the time of one layer depends on.
 LAYER_FIELDS = ("tp", "cp", "ep", "etp", "micro_batch_size", "recompute", "sequence_parallel", "cp_comm", "tp_overlap")
 #: Fields that the time of a whole stage depends on.
-STAGE_FIELDS = (*LAYER_FIELDS, *SPLIT_FIELDS, "recompute_layers", "vocab_parallel", "dp")
+STAGE_FIELDS = (*LAYER_FIELDS, *SPLIT_FIELDS, "recompute_layers", "vocab_parallel")
 #: Launches that the embedding adds to a micro-batch, and head and loss with their gradients (a third in forward).
 EMBEDDING_LAUNCHES, HEAD_LAUNCHES = 20.0, 40.0
 
@@ -116,6 +116,7 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
         ("tp", "cp", "pp", "micro_batch_size", "vocab_parallel"),
     )
     one, split = c.pp == 1, is_split(c)
+    splits = bool(np.any(split))
     shared_tp = factored(lambda t: traffic_s(cluster, model, workload, software, t), c, TRAFFIC_FIELDS)
     # multi-token prediction: one more block and head pass per extra layer on the last stage
     extra = float(model.mtp_layers)
@@ -134,8 +135,9 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
 
         r = share or layers.like(1.0, 1.0, 1.0, 1.0)
         # a split vocabulary: every stage looks all tokens up in its rows, and computes its share of the head
-        every = every + np.where(split, first + last, 0.0)
-        first, last = np.where(split, 0.0, first), np.where(split, 0.0, last)
+        if splits:
+            every = every + np.where(split, first + last, 0.0)
+            first, last = np.where(split, 0.0, first), np.where(split, 0.0, last)
         tail = last + extra * s * np.where(one, r.first, r.last)
         return layers.like(
             on(layers.first, moe.first, r.first) + first + np.where(one, tail, 0.0) + every,
@@ -157,7 +159,9 @@ def stage_time(cluster: Cluster, model: ModelSpec, workload: Workload, software:
     device = forward + backward + recompute + tp + cp + ep
     launches = stack("host_forward_s"), stack("host_backward_s") + stack("recompute_host_s", share=redo)
     host = _host_wait(software, c, layers, launches, ahead, device, heads)
-    vocabulary = np.where(split, embed_f + embed_b + heads * (head_f + head_b + head_tp) + shown, 0.0)
+    vocabulary: Any = 0.0
+    if splits:
+        vocabulary = np.where(split, embed_f + embed_b + heads * (head_f + head_b + head_tp) + shown, 0.0)
     return StageTime(forward, backward, recompute, host, tp, cp, ep, vocabulary)
 
 
@@ -205,9 +209,12 @@ def _host_wait(
     def wait(*parts: Any) -> Any:
         return host_wait_s(software, *parts)
 
-    head, both = HEAD_LAUNCHES * heads, EMBEDDING_LAUNCHES + HEAD_LAUNCHES * heads
-    first, mid = EMBEDDING_LAUNCHES + np.where(one, head, 0.0), np.where(is_split(c), both, 0.0)
-    extra = layers.like(np.where(is_split(c), both, first), mid, np.where(is_split(c), both, head), mid)
+    head = HEAD_LAUNCHES * heads
+    extra = layers.like(EMBEDDING_LAUNCHES + np.where(one, head, 0.0), 0.0, head, 0.0)
+    split = is_split(c)
+    if np.any(split):
+        both = EMBEDDING_LAUNCHES + head
+        extra = layers.like(*(np.where(split, both, n) for n in (extra.first, extra.mid, extra.last, extra.mid_mean)))
     parts = (host_f, host_b, forward, device, extra)
     return layers.like(
         wait(*(part.first for part in parts)),

@@ -21,7 +21,7 @@ from ..software import Software
 from ..workload import Workload
 
 #: Fields that the traffic of a split vocabulary depends on.
-TRAFFIC_FIELDS = ("tp", "cp", "pp", "dp", "micro_batch_size", "vocab_parallel")
+TRAFFIC_FIELDS = ("tp", "cp", "pp", "micro_batch_size", "vocab_parallel")
 
 
 def is_split(c: Any) -> Any:
@@ -74,8 +74,10 @@ def traffic_s(cluster: Cluster, model: ModelSpec, workload: Workload, software: 
     gradient (all-reduce), the embedding's output (all-reduce) and its gradient (broadcast). Interlaced they stand
     between passes; else they run beside passes and slow them down by ``overlap_slowdown`` of their time.
     """
+    if not np.any(is_split(c)):
+        return 0.0
     tokens = c.micro_batch_size * workload.seq_len / c.cp
-    stride = c.tp * c.cp * c.dp
+    stride = np.maximum(cluster.n_gpus // c.pp, 1)  # tp * cp * dp
     whole = tokens * model.hidden * workload.activation_bytes
 
     def over_all(op: str, n_bytes: Any) -> Any:
