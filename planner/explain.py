@@ -150,7 +150,7 @@ def _time_reasons(problem: PlanningProblem, plan: Plan) -> dict[str, str]:
         "backward_s": f"twice the forward work of {m} micro-batches",
         "recompute_s": "activations are kept" if not c.recompute else f"mode {config_label(c).split()[-1]}",
         "host_s": f"kernel launches that {m} micro-batches do not hide",
-        "tp_s": "tp=1 sends nothing" if c.tp == 1 else f"tp={c.tp}: gathers and scatters of every layer over {up}",
+        "tp_s": _no_tp(c) if c.tp == 1 else f"tp={c.tp}: gathers and scatters of every layer over {up}",
         "cp_s": "cp=1 sends nothing" if c.cp == 1 else f"cp={c.cp}: keys and values over {_link(problem, c.tp * c.cp)}",
         "ep_s": "no routed experts" if problem.model.moe is None else exchange,
         "pp_s": "pp=1 sends nothing" if c.pp == 1 else f"{2 * c.vp * m} transfers between stages",
@@ -165,6 +165,12 @@ def _time_reasons(problem: PlanningProblem, plan: Plan) -> dict[str, str]:
         "step_overhead_s": "host work once a step",
         "jitter_s": f"stragglers among {problem.cluster.nodes} nodes",
     }
+
+
+def _no_tp(c: ParallelConfig) -> str:
+    if c.vocab_parallel:
+        return f"broadcasts and reductions of the vocabulary split over pp={c.pp}"
+    return "tp=1 sends nothing"
 
 
 def _memory_reasons(problem: PlanningProblem, plan: Plan) -> dict[str, str]:
