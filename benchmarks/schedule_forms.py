@@ -50,6 +50,19 @@ def slow_links() -> None:
             )
 
 
+def span_bound() -> None:
+    """How far above the simulator the bound of 1F1B with any stages and links lies."""
+    rng, gaps = np.random.default_rng(0), []
+    for _ in range(2000):
+        p, m = int(rng.integers(1, 9)), int(rng.integers(1, 40))
+        f, b = rng.uniform(0.5, 2.0, p), rng.uniform(0.5, 4.0, p)
+        links = rng.uniform(0.0, 2.0, p - 1) * rng.choice([0, 1, 3])
+        span = simulate(build_schedule("1f1b", p, m), PassTimes(f, b), links).makespan_s
+        gaps.append(one_f_one_b_span_bound_s(f + b, links, m) / span - 1.0)
+    print("1F1B, p to 8, m to 39, F 0.5 to 2, B 0.5 to 4, links 0 to 6 at random (2000 draws)")
+    print(f"  bound over span: {min(gaps):+.1%} to {max(gaps):+.1%}, on average {np.mean(gaps):+.1%}")
+
+
 def interleaved() -> None:
     """Interleaving: transfers and unequal chunks."""
     print("interleaved, all links alike: share of 2 c v (m + (p - 1)/v) that the simulator shows")
@@ -99,5 +112,6 @@ def zero_bubble() -> None:
 
 if __name__ == "__main__":
     slow_links()
+    span_bound()
     interleaved()
     zero_bubble()
