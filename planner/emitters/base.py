@@ -122,9 +122,15 @@ class Emitter(Protocol):
         """
 
 
+#: Emitters that write ``Plan.stage_layout``; others would start the even deal instead.
+WRITES_LAYOUTS = frozenset({"megatron-lm", "torchtitan"})
+
+
 def require_expressible(emitter: Emitter, plan_set: PlanSet, plan: Plan) -> None:
     """Raise the refusal of an emitter as an error."""
     reason = emitter.refuse(plan_set, plan)
+    if not reason and plan.stage_layout and emitter.name not in WRITES_LAYOUTS:
+        reason = "its emitter does not write stage layouts"
     if reason:
         raise UnsupportedByFrameworkError(f"plan {plan.rank} cannot be written for {emitter.name}: {reason}")
 
