@@ -146,7 +146,11 @@ class _Run:
                         continue
                     for point in front:
                         reached = _Point(point.replicas + dp, point.devices + tp * dp, pair, tp, dp, point)
-                        if reached.devices + before[low] > self.problem.devices or _dominated(reached, fronts[low]):
+                        if (
+                            reached.devices + before[low] > self.problem.devices
+                            or reached.replicas > self.problem.micro_batches
+                            or _dominated(reached, fronts[low])
+                        ):
                             continue
                         self._count()
                         if stages.holds(pair, tp, dp, -(-reached.replicas // dp), load):

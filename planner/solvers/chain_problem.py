@@ -8,7 +8,7 @@ N of a batch, and one variant per layer. With B the bandwidth of a device:
     bytes         = 2 * (edge volume + sync volume of the layer's variant) / d over edges that leave the stage,
                     + 4 (d - 1) w / (d N) with w the layer's weights                         [gradient reduction]
     memory(stage) = sum over layers of A y + B,  y = ceil(s / d), s = d of this and all later stages
-    devices       = sum of t d
+    devices       = sum of t d;  the sum of d is at most N
 
 The objective is the largest load: the time per micro-batch in steady state. Filling and draining of the pipeline, the
 optimizer's step and overlap are left out, as in the paper.
@@ -153,6 +153,9 @@ def _check_shape(problem: ChainProblem, chain: Sequence[ChainStage]) -> None:
                 raise InvalidProblemError(f"Stage {number} stands before layer {edge.source}, which feeds it.")
     if len(placed) != len(problem.profile.layers):
         raise InvalidProblemError("The stages leave a layer out.")
+    replicas = sum(stage.dp for stage in chain)
+    if replicas > problem.micro_batches:
+        raise InvalidProblemError(f"The stages have {replicas} replicas for {problem.micro_batches} micro-batches.")
     used = sum(stage.tp * stage.dp for stage in chain)
     if used > problem.devices:
         raise InvalidProblemError(f"The stages use {used} devices; there are {problem.devices}.")

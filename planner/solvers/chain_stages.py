@@ -147,11 +147,11 @@ class CandidateStages:
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = variant_choice.relax(self._options(key), self.problem.memory_bytes)
-        if known.choice.cost <= load:
+        if known.choice.under(load):
             return True
-        if known.choice.bound * SAFE > load:
+        if known.choice.bound * SAFE > load or known.choice.settled:
             return False
-        return self._settled(key).cost <= load
+        return self._settled(key).under(load)
 
     def _settled(self, key: tuple[int, int, int, int]) -> variant_choice.VariantChoice:
         if key not in self._exact:
@@ -162,7 +162,7 @@ class CandidateStages:
         """A choice under ``load``, as ``holds`` found it."""
         key = (pair, tp, dp, in_flight)
         known = self._known[key].choice
-        picked = known.picked if known.cost <= load else self._settled(key).picked
+        picked = known.picked if known.under(load) else self._settled(key).picked
         assert picked is not None
         return picked
 

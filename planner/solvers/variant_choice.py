@@ -28,7 +28,11 @@ class VariantChoice:
     @property
     def settled(self) -> bool:
         """Whether nothing remains between the two."""
-        return self.bound >= self.cost or self.bound == math.inf
+        return self.bound >= self.cost
+
+    def under(self, limit: float) -> bool:
+        """Whether the choice exists and costs at most ``limit``, which may be infinite."""
+        return self.picked is not None and self.cost <= limit
 
 
 @dataclass(frozen=True, slots=True)
