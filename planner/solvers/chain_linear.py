@@ -79,7 +79,7 @@ def build(problem: ChainProblem) -> LinearModel:
         if k:
             used = [(found.stage[k, c], 1.0) for c, _ in shapes]
             model.add(used + [(found.stage[k - 1, c], -1.0) for c, _ in shapes], high=0)
-    for edge in problem.profile.edges:
+    for edge in problem.edges:
         for k in positions[:-1]:
             early = [(v, 1.0) for j in range(k + 1) for v in found.at(edge.source, j)]
             model.add(early + [(v, -1.0) for j in range(k + 1) for v in found.at(edge.target, j)], low=0)
@@ -109,7 +109,7 @@ def _loads_and_memory(problem: ChainProblem, found: _Variables) -> None:
             reduction = 4 * (shape.dp - 1) * run.parameter_bytes / (shape.dp * problem.micro_batches)
             load.append((variable, run.time_s / shape.dp + reduction / problem.bandwidth_bytes_per_s))
             memory.append((variable, run.peak_bytes(shape.in_flight)))
-            for edge in problem.profile.edges:
+            for edge in problem.edges:
                 if n not in (edge.source, edge.target):
                     continue
                 other = edge.source if n == edge.target else edge.target

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ...costmodels.layer_profile import LayerProfile, LayerRun
+from ...costmodels.layer_profile import LayerEdge, LayerProfile, LayerRun
 from ...hardware_profiles.errors import InvalidProblemError
 
 
@@ -63,6 +63,12 @@ class ChainProblem:
     def dp_degrees(self) -> tuple[int, ...]:
         """Divisors of the number of micro-batches that fit on the devices."""
         return tuple(d for d in range(1, min(self.devices, self.micro_batches) + 1) if self.micro_batches % d == 0)
+
+    @cached_property
+    def edges(self) -> tuple[LayerEdge, ...]:
+        """Edges with the bytes of one micro-batch."""
+        size = self.micro_batch_size
+        return tuple(replace(edge, volume_bytes=edge.volume_bytes * size) for edge in self.profile.edges)
 
     @cached_property
     def runs(self) -> dict[int, tuple[tuple[LayerRun, ...], ...]]:
@@ -132,7 +138,7 @@ def _chosen(problem: ChainProblem, stage: ChainStage) -> Iterator[tuple[int, Lay
 
 def _crossing_bytes(problem: ChainProblem, stage: ChainStage, layer: int, run: LayerRun) -> float:
     total = []
-    for edge in problem.profile.edges:
+    for edge in problem.edges:
         if edge.target == layer and edge.source not in stage.layers:
             total.append(2 * (edge.volume_bytes + run.sync_in_bytes.get(edge.source, 0.0)))
         if edge.source == layer and edge.target not in stage.layers:
@@ -148,7 +154,7 @@ def _check_shape(problem: ChainProblem, chain: Sequence[ChainStage]) -> None:
         if stage.tp not in problem.tp_degrees or stage.dp not in problem.dp_degrees:
             raise InvalidProblemError(f"Stage {number} has tp {stage.tp} and dp {stage.dp}, which the problem lacks.")
         placed |= set(stage.layers)
-        for edge in problem.profile.edges:
+        for edge in problem.edges:
             if edge.target in placed and edge.source not in placed:
                 raise InvalidProblemError(f"Stage {number} stands before layer {edge.source}, which feeds it.")
     if len(placed) != len(problem.profile.layers):

@@ -27,7 +27,7 @@ class CandidateStages:
 
     def __init__(self, problem: ChainProblem) -> None:
         self.problem = problem
-        edges = problem.profile.edges
+        edges = problem.edges
         self.sets = enumerate_downsets(len(problem.profile.layers), [(e.source, e.target) for e in edges])
         counts = [len(below) for below in self.sets.below]
         self.start: NDArray[np.int64] = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
@@ -55,7 +55,7 @@ class CandidateStages:
         member = self.sets.member.astype(float)
         count = member.shape[1]
         into, out = np.zeros((count, count)), np.zeros((count, count))
-        for e in problem.profile.edges:
+        for e in problem.edges:
             into[e.source, e.target] = e.volume_bytes + min(r.sync_in_bytes.get(e.source, 0.0) for r in runs[e.target])
             out[e.source, e.target] = e.volume_bytes + min(r.sync_out_bytes.get(e.target, 0.0) for r in runs[e.source])
         entering = np.einsum("iu,uv,iv->i", member, into, 1 - member, optimize=True)
@@ -92,7 +92,7 @@ class CandidateStages:
         total = 0.0
         for variants in zip(*self.problem.runs.values(), strict=True):
             total += max(_undivided(self.problem, run, None) for runs in variants for run in runs)
-        for e in self.problem.profile.edges:
+        for e in self.problem.edges:
             total += 4 * e.volume_bytes / self.problem.bandwidth_bytes_per_s
         return total
 
