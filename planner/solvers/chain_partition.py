@@ -112,11 +112,11 @@ class _Run:
         return True
 
     def _relaxation_holds(self, load: float) -> bool:
-        return bool(self.stages.fewest_devices(load)[-1] <= self.problem.devices)
+        return bool(self.stages.fewest_devices(load)[-1] <= self.stages.room)
 
     def _chain_under(self, load: float) -> Chain | None:
         """A chain whose loads are all at most ``load``, None if there is none."""
-        stages, room = self.stages, self.problem.devices
+        stages, room = self.stages, self.stages.room
         before = stages.fewest_devices(load)
         top = len(before) - 1
         if before[top] > room:
@@ -133,7 +133,7 @@ class _Run:
 
     def _extend(self, high: int, front: list[_Point], fronts: list[list[_Point]], before: np.ndarray, load: float) -> None:
         stages = self.stages
-        spare = self.problem.devices - min(p.devices for p in front)
+        spare = stages.room - min(p.devices for p in front)
         for tp in self.problem.tp_degrees:
             for pair, least in stages.hopeful(high, tp, spare, before, load):
                 low = int(stages.low[pair])
@@ -147,7 +147,7 @@ class _Run:
                     for point in front:
                         reached = _Point(point.replicas + dp, point.devices + tp * dp, pair, tp, dp, point)
                         if (
-                            reached.devices + before[low] > self.problem.devices
+                            reached.devices + before[low] > stages.room
                             or reached.replicas > self.problem.micro_batches
                             or _dominated(reached, fronts[low])
                         ):

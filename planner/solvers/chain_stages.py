@@ -23,11 +23,13 @@ class CandidateStages:
 
     Attributes:
         low: the lower set of each pair; start: first pair of each upper set.
+        room: devices that stages can use at most (a replica needs a micro-batch of its own).
     """
 
     def __init__(self, problem: ChainProblem) -> None:
         self.problem = problem
         edges = problem.edges
+        self.room = min(problem.devices, problem.micro_batches * max(problem.tp_degrees))
         self.sets = enumerate_downsets(len(problem.profile.layers), [(e.source, e.target) for e in edges])
         counts = [len(below) for below in self.sets.below]
         self.start: NDArray[np.int64] = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
