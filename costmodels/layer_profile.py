@@ -131,7 +131,7 @@ class LayerProfile:
 
 
 def topological_order(count: int, edges: Sequence[LayerEdge]) -> tuple[int, ...]:
-    """Positions with every edge pointing forward, smallest position first; shorter than ``count`` if there is a cycle."""
+    """Positions with every edge pointing forward, smallest first; shorter than ``count`` if there is a cycle."""
     waiting = [0] * count
     after: list[list[int]] = [[] for _ in range(count)]
     for edge in edges:
@@ -152,7 +152,9 @@ def topological_order(count: int, edges: Sequence[LayerEdge]) -> tuple[int, ...]
 
 def _check_layer(source: str, layer: ProfiledLayer) -> None:
     if not layer.runs:
-        raise InvalidProblemError(f"Layer {layer.name!r} of {source} has no run; give one time and its memory at least.")
+        raise InvalidProblemError(
+            f"Layer {layer.name!r} of {source} has no run; give one time and its memory at least."
+        )
     seen = set()
     for run in layer.runs:
         key = (*run.setting, run.variant)
@@ -191,7 +193,8 @@ def _check_growth(source: str, layer: ProfiledLayer) -> None:
                 if two < one * (1 - NOISE):
                     raise InvalidProblemError(
                         f"Layer {layer.name!r} of {source}, tp {small.tp}, {small.variant!r}: {what} falls from {one:g}"
-                        f" with micro-batch {small.micro_batch_size} to {two:g} with {large.micro_batch_size}; measure again."
+                        f" with micro-batch {small.micro_batch_size} to {two:g} with {large.micro_batch_size};"
+                        " measure again."
                     )
 
 

@@ -1,11 +1,11 @@
 """Galvatron's profiles: a computation file and a memory file of one model with layers of one type.
 
 Format: PKU-DAIR/Hetu-Galvatron, main cea12ff (2026) and dev_opt 28ce6a3 (2025), ``models/*/configs/``. Computation:
-``layertype_0_bszB_seqS`` is the forward of one layer in ms per sample at batch B on one device, ``layertype_other_...``
-that of embedding and head together; ``layernum[N]_...`` are the raw runs behind them. Memory (MiB): ``layertype_0[_sp]``
-holds ``parameter_size`` (fp32) and activations per sample by tensor-parallel degree (``checkpoint``: recomputed),
-``other_memory_pp_on_first[_sp]`` and ``..._last`` states and activations of embedding and head; ``_sp`` is with sequence
-parallelism; other keys are raw runs. The depth of the model stands in neither file.
+``layertype_0_bszB_seqS`` is the forward of one layer in ms per sample at batch B on one device,
+``layertype_other_...`` that of embedding and head together; ``layernum[N]_...`` are the raw runs behind them. Memory
+(MiB): ``layertype_0[_sp]`` holds ``parameter_size`` (fp32) and activations per sample by tensor-parallel degree
+(``checkpoint``: recomputed), ``other_memory_pp_on_first[_sp]`` and ``..._last`` states and activations of embedding
+and head; ``_sp`` is with sequence parallelism; other keys are raw runs. The depth of the model stands in neither file.
 
 Galvatron's own rules, which this reader follows and names: states are four times the weights; backward is
 twice the forward; at degree t the time is the line fitted over the batch, at batch / t; embedding and head take half of
@@ -59,14 +59,18 @@ def read(
     for key in found:
         plain = key.removesuffix("_sp")
         if not (RAW_MEMORY.fullmatch(key) or plain in (LAYER_MEMORY[0], *OTHER_MEMORY)):
-            raise InvalidProblemError(f"{memory} has the unknown key {key!r}; this reader takes models of layer type 0.")
+            raise InvalidProblemError(
+                f"{memory} has the unknown key {key!r}; this reader takes models of layer type 0."
+            )
     tail = "_sp" if sequence_parallel else ""
     layer = _at_seq(memory, found, "layertype_0" + tail, seq)
     base.known_keys(layer, ("parameter_size", "tp_activation_per_bsz_dict"), f"'layertype_0{tail}' of {memory}")
     body = ProfiledLayer("layer", _layer_runs(memory, layer, per_layer, backward_factor, sequence_parallel))
     ends = []
     for name, key in (("embedding", OTHER_MEMORY[1] + tail), ("head", OTHER_MEMORY[2] + tail)):
-        ends.append(ProfiledLayer(name, _end_runs(memory, key, _at_seq(memory, found, key, seq), other, backward_factor)))
+        ends.append(
+            ProfiledLayer(name, _end_runs(memory, key, _at_seq(memory, found, key, seq), other, backward_factor))
+        )
     return LayerProfile(
         layers=(ends[0], *(ProfiledLayer(f"layer {i}", body.runs) for i in range(layers)), ends[1]),
         edges=tuple(LayerEdge(i, i + 1, 0.0) for i in range(layers + 1)),
@@ -75,7 +79,7 @@ def read(
         assumptions=(
             f"backward is {backward_factor:g} times the forward",
             f"states are {STATES_PER_WEIGHT} times the fp32 weights",
-            "at tensor-parallel degree t the time is the line over the batch sizes at batch / t, collectives not counted",
+            "time at tensor-parallel degree t is the line over the batch sizes at batch / t, without collectives",
             "embedding and head take half of the profiled 'other' time each",
             "no traffic between layers: the files give none",
         ),

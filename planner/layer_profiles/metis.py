@@ -75,7 +75,8 @@ def read(folder: Path) -> LayerProfile:
     split = {(f.device, f.tp): _split(files, f.device, f.tp) for f in files}
     return LayerProfile(
         layers=tuple(
-            ProfiledLayer(f"layer {i}", tuple(_run(f, i, split[f.device, f.tp][i]) for f in files)) for i in range(count)
+            ProfiledLayer(f"layer {i}", tuple(_run(f, i, split[f.device, f.tp][i]) for f in files))
+            for i in range(count)
         ),
         edges=tuple(LayerEdge(i, i + 1, _sent(files, i)) for i in range(count - 1)),
         source=str(folder),
@@ -95,7 +96,9 @@ def _file(path: Path, device: str, tp: int, batch: int) -> _File:
     times = base.mapping(base.member(top, "execution_time", str(path)), f"'execution_time' of {path}")
     base.known_keys(times, (*TIMES, "layer_compute_total_ms"), f"'execution_time' of {path}")
     memory = base.mapping(base.member(top, "execution_memory", str(path)), f"'execution_memory' of {path}")
-    base.known_keys(memory, ("total_memory", "total_memory_mb", "layer_memory_total_mb"), f"'execution_memory' of {path}")
+    base.known_keys(
+        memory, ("total_memory", "total_memory_mb", "layer_memory_total_mb"), f"'execution_memory' of {path}"
+    )
     count = base.whole(base.member(model, "num_layers", f"'model' of {path}"), f"'num_layers' of {path}", 1)
     found = _File(
         device,
@@ -104,7 +107,9 @@ def _file(path: Path, device: str, tp: int, batch: int) -> _File:
         _numbers(times, "layer_compute_total_ms", path, count),
         _numbers(memory, "layer_memory_total_mb", path, count),
         _numbers(weights, "parameters_per_layer_bytes", path, count),
-        _numbers(weights, "activation_parameters_bytes", path, count) if "activation_parameters_bytes" in weights else [],
+        _numbers(weights, "activation_parameters_bytes", path, count)
+        if "activation_parameters_bytes" in weights
+        else [],
     )
     total = base.amount(weights, "total_parameters_bytes", str(path))
     if abs(total - sum(found.parameters)) > 1e-3 * total:

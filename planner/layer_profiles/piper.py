@@ -100,7 +100,7 @@ def _layer(
             here = f"'TMPCs' {degree}, entry {j}, of {where}"
             run = base.mapping(item, here)
             base.known_keys(run, RUN, here)
-            sync = {}
+            sync: dict[str, dict[int, float]] = {}
             for key in ("syncTimeFw", "syncTimeBw"):
                 sync[key] = {}
                 for other, volume in base.mapping(base.member(run, key, here), f"{key!r} of {here}").items():

@@ -147,4 +147,3 @@ def _run(given: Mapping[str, Any], sync: Mapping[str, Mapping[int, float]], wher
         sync_in_bytes=dict(sync.get("sync_in_bytes", {})),
         sync_out_bytes=dict(sync.get("sync_out_bytes", {})),
     )
-

@@ -83,9 +83,7 @@ def build(problem: ChainProblem) -> LinearModel:
         for k in positions[:-1]:
             early = [(v, 1.0) for j in range(k + 1) for v in found.at(edge.source, j)]
             model.add(early + [(v, -1.0) for j in range(k + 1) for v in found.at(edge.target, j)], low=0)
-    model.add(
-        ((found.stage[k, c], s.tp * s.dp) for k in positions for c, s in shapes), high=problem.devices
-    )
+    model.add(((found.stage[k, c], s.tp * s.dp) for k in positions for c, s in shapes), high=problem.devices)
     most = min(problem.devices, problem.micro_batches)
     model.add(((found.stage[k, c], s.dp) for k in positions for c, s in shapes), high=problem.micro_batches)
     for k in positions:

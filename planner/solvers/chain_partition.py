@@ -131,7 +131,9 @@ class _Run:
         done = min(fronts[0], key=lambda p: (p.devices, p.replicas), default=None)
         return None if done is None else self._read(done, load)
 
-    def _extend(self, high: int, front: list[_Point], fronts: list[list[_Point]], before: np.ndarray, load: float) -> None:
+    def _extend(
+        self, high: int, front: list[_Point], fronts: list[list[_Point]], before: np.ndarray, load: float
+    ) -> None:
         stages = self.stages
         spare = stages.room - min(p.devices for p in front)
         for tp in self.problem.tp_degrees:

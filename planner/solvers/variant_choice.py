@@ -7,6 +7,7 @@ Bounds come first and settle most questions: the linear relaxation by its greedy
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def relax(layers: Sequence[Options], room: float) -> Relaxation:
         picked.append(hull[0])
         terms.append(options[hull[0]][0])
         memory += options[hull[0]][1]
-        for a, b in zip(hull, hull[1:], strict=False):
+        for a, b in itertools.pairwise(hull):
             saved = options[a][1] - options[b][1]
             extra = options[b][0] - options[a][0]
             steps.append((extra / saved, number, b, extra, saved))

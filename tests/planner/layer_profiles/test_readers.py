@@ -91,7 +91,7 @@ def test_a_cycle_and_text_that_is_not_json_are_named(tmp_path):
     with pytest.raises(InvalidProblemError, match="cycle"):
         piper.read(write(tmp_path / "p.json", data))
     (tmp_path / "q.json").write_text("{")
-    with pytest.raises(InvalidProblemError, match="q.json is not JSON"):
+    with pytest.raises(InvalidProblemError, match=r"q\.json is not JSON"):
         piper.read(tmp_path / "q.json")
     (tmp_path / "r.json").write_text('{"nodes": [], "nodes": []}')
     with pytest.raises(InvalidProblemError, match="'nodes' twice"):
