@@ -24,7 +24,7 @@ from .states import bucket_bytes, gathered_parameters, model_states, update_byte
 from .workload import Workload
 
 #: Fields that the parameters of a stage and their sharding depend on.
-STATE_FIELDS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "dp_shard", "zero_stage", "layer_split")
+STATE_FIELDS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "dp_shard", "zero_stage", "layer_split", "hpz")
 #: Fields that the layers of a stage depend on.
 SPLIT_FIELDS = ("pp", "vp", "layer_split")
 #: Fields that a micro-batch's activations in one layer depend on.

@@ -30,6 +30,18 @@ def hsdp_replicas(config: ParallelConfig) -> int:
     return max(1, config.dp * config.cp // max(1, config.dp_shard))
 
 
+def zero_plus(config: ParallelConfig) -> str:
+    """The parts of ZeRO++ that a plan uses (``hpZ over 8 ranks, qwZ``), empty if none."""
+    words = [f"hpZ over {config.hpz} ranks"] if config.hpz else []
+    words += [word for word, on in (("qwZ", config.quantized_weights), ("qgZ", config.quantized_gradients)) if on]
+    return ", ".join(words)
+
+
+def refuse_zero_plus(config: ParallelConfig) -> str | None:
+    """Why a framework without ZeRO++ cannot run the plan, or None."""
+    return f"it has no ZeRO++ ({zero_plus(config)})" if zero_plus(config) else None
+
+
 def describe(config: ParallelConfig) -> str:
     """One line such as ``tp 4, pp 2 (vp 2), dp 8, ZeRO 1, micro-batch 1, recompute none``."""
     parts = [f"tp {config.tp}" + (" with sequence parallelism" if config.sequence_parallel else "")]

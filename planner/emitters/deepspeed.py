@@ -2,7 +2,8 @@
 
 DeepSpeed has no program of its own to train with. Degrees that its configuration file does not hold (pipeline stages,
 experts, recompute) are handed to the script as options; the notes say what it must do with them.
-Keys and the batch rule: DeepSpeed 0.19.8 ``runtime/config.py`` and ``runtime/zero/config.py``.
+Keys and the batch rule: DeepSpeed 0.19.8 ``runtime/config.py`` and ``runtime/zero/config.py``
+(ZeRO++: ``zero_hpz_partition_size``, ``zero_quantized_weights``, ``zero_quantized_gradients``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .common import (
     torchrun_array,
     user_env,
     world_check,
+    zero_plus,
 )
 from .shell import Flag, array, default, flag, script
 
@@ -139,6 +141,12 @@ def zero_config(plan: Plan) -> dict[str, Any]:
         zero["reduce_scatter"] = True
     if config.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if config.hpz > 1:
+        zero["zero_hpz_partition_size"] = config.hpz
+    if config.quantized_weights:
+        zero["zero_quantized_weights"] = True
+    if config.quantized_gradients:
+        zero["zero_quantized_gradients"] = True
     if config.optimizer_offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     return zero
@@ -184,6 +192,11 @@ def _refuse_degrees(plan: Plan) -> str | None:
         return "it splits the sequence by Ulysses only"
     if config.zero_stage and hsdp_replicas(config) > 1:
         return "it shards over all data-parallel ranks, not over groups of them"
+    if zero_plus(config) and config.zero_stage != 3:
+        return f"its {zero_plus(config)} belongs to ZeRO 3"
+    ranks = config.dp * config.cp
+    if config.hpz and (config.hpz < 2 or config.hpz >= ranks or ranks % config.hpz):
+        return f"a second partition of {config.hpz} ranks is no part of dp * cp = {ranks}"
     if config.tp_overlap:
         return "it does not overlap TP collectives with GEMMs"
     return None

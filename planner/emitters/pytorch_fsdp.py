@@ -21,6 +21,7 @@ from .common import (
     micro_batches,
     refuse_dense_only,
     refuse_layout,
+    refuse_zero_plus,
     torchrun_array,
     user_env,
     world_check,
@@ -48,6 +49,7 @@ class PytorchFsdp:
         return (
             refuse_dense_only(plan_set, "the generated script")
             or refuse_layout(plan, "the generated script")
+            or refuse_zero_plus(plan.config)
             or _refuse_modes(plan_set, plan)
             or _refuse_numerics(plan_set, plan)
         )

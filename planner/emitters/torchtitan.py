@@ -23,6 +23,7 @@ from .common import (
     global_batch,
     header,
     manifest,
+    refuse_zero_plus,
     torchrun_array,
     user_env,
     world_check,
@@ -69,7 +70,12 @@ class TorchTitan:
 
     def refuse(self, plan_set: PlanSet, plan: Plan) -> str | None:
         """Why TorchTitan 0.3 cannot run the plan, or None (see ``Emitter``)."""
-        return _refuse_modes(plan_set, plan) or _refuse_pipeline(plan_set, plan) or _refuse_numerics(plan_set, plan)
+        return (
+            refuse_zero_plus(plan.config)
+            or _refuse_modes(plan_set, plan)
+            or _refuse_pipeline(plan_set, plan)
+            or _refuse_numerics(plan_set, plan)
+        )
 
     def emit(self, plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> LaunchBundle:
         """``launch.sh``, ``launch.json`` and, wrapped for Slurm, ``job.sbatch``.
