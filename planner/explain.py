@@ -144,7 +144,8 @@ def _time_reasons(problem: PlanningProblem, plan: Plan) -> dict[str, str]:
     c, m = plan.config, _micro_batches(problem, plan.config)
     layers = max(plan.stage_layers)
     up, across = _link(problem, c.tp), _link(problem, c.tp * c.cp * c.dp)
-    again = f", then over {c.hpz} ranks on {_link(problem, c.tp * c.hpz)} (hpZ)" if c.hpz else ""
+    again = ", in 8 bits (qwZ)" * c.quantized_weights
+    again += f", then over {c.hpz} ranks on {_link(problem, c.tp * c.hpz)} (hpZ)" if c.hpz else ""
     exchange = f"ep={c.ep}: tokens to their experts and back over {_link(problem, c.ep * c.etp)}"
     return {
         "forward_s": f"{m} micro-batches through the busiest stage of {layers} layers",
@@ -158,7 +159,8 @@ def _time_reasons(problem: PlanningProblem, plan: Plan) -> dict[str, str]:
         "bubble_s": "no pipeline"
         if c.pp == 1
         else f"fill and drain of pp={c.pp} with vp={c.vp} against {m} micro-batches, and uneven stages",
-        "dp_s": f"gradients of {c.dp * c.cp} replicas over {across}, what backward does not hide",
+        "dp_s": f"gradients of {c.dp * c.cp} replicas over {across}{', in 4 bits (qgZ)' * c.quantized_gradients}, what "
+        "backward does not hide",
         "param_gather_s": f"parameters over {c.dp_shard} ranks (ZeRO-{c.zero_stage}){again}, what compute does not hide"
         if c.zero_stage
         else "parameters are not sharded",

@@ -3,8 +3,8 @@
 ZeRO-3 sends the parameters across nodes in forward and in backward and the gradients once: with M bytes of 16-bit
 parameters a node sends 3 M. hpZ gathers from the second copy inside a group of ``hpz`` ranks (0 across), qwZ gathers
 8-bit weights (M / 2), qgZ replaces the reduce-scatter by 4-bit all-to-alls, inside the node and then across (M / 4):
-0.75 M together (section 3.4). DeepSpeed 0.19 (``stage3.py``, ``partition_parameters.py``) gathers across nodes in the first
-forward of a step only: the second copy stays valid until the optimizer's step.
+0.75 M together. DeepSpeed 0.19 (``stage3.py``, ``partition_parameters.py``) gathers across nodes in the first forward
+of a step only: the second copy stays valid until the optimizer's step.
 
 Left out: scales of the quantized blocks (below 1% of the bytes), tensors that fall back to 16 bits (one-dimensional
 ones), the copy into the second partition.

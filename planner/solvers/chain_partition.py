@@ -53,6 +53,7 @@ class ChainSolver:
         run = _Run(problem, limits, started)
         stopped = False
         try:
+            run.begin()
             run.close()
         except (_Stop, KeyboardInterrupt):
             stopped = True
@@ -82,20 +83,28 @@ class _Run:
         self.work, self.timed_out = 0, False
         self.best: Chain | None = None
         self.objective, self.bound = math.inf, -math.inf
-        self.stages = CandidateStages(problem)
+
+    def begin(self) -> None:
+        """Enumerate the candidate stages."""
+        self.stages = CandidateStages(self.problem)
 
     def close(self) -> None:
         """Raise the bound and lower the objective until they meet."""
-        low, high = self.stages.load_range
+        self.bound, highest = self.stages.load_range
         if not self._relaxation_holds(math.inf):
             return
-        while high > low * (1 + 1e-4):
-            middle = (low + high) / 2
-            low, high = (low, middle) if self._relaxation_holds(middle) else (middle, high)
-        self.bound = low
+        least = max(self.bound, 1e-12 * highest)
+        if not self._relaxation_holds(least):
+            self.bound, high = least, highest
+            while high > self.bound * (1 + 1e-4):
+                middle = (self.bound + high) / 2
+                if self._relaxation_holds(middle):
+                    high = middle
+                else:
+                    self.bound = middle
         growth = GROWTH
         while self.best is None:
-            load = self.bound * (1 + growth) if self.bound < self.stages.load_range[1] else math.inf
+            load = max(self.bound, least) * (1 + growth) if self.bound < highest else math.inf
             if not self._try(load) and load == math.inf:
                 return
             growth *= 2
@@ -112,6 +121,7 @@ class _Run:
         return True
 
     def _relaxation_holds(self, load: float) -> bool:
+        self._check_time()
         return bool(self.stages.fewest_devices(load)[-1] <= self.stages.room)
 
     def _chain_under(self, load: float) -> Chain | None:
@@ -162,6 +172,9 @@ class _Run:
         self.work += 1
         if self.limits.work is not None and self.work > self.limits.work:
             raise _Stop
+        self._check_time()
+
+    def _check_time(self) -> None:
         if self.limits.time_s is not None and time.monotonic() - self.started > self.limits.time_s:
             self.timed_out = True
             raise _Stop

@@ -50,6 +50,8 @@ class ChainProblem:
         for name in ("memory_bytes", "bandwidth_bytes_per_s"):
             if not getattr(self, name) > 0:
                 raise InvalidProblemError(f"{name} is {getattr(self, name):g}; it must be above 0.")
+        if not any(run.time_s > 0 for layer in self.profile.layers for run in layer.runs):
+            raise InvalidProblemError(f"No layer of {self.profile.source} takes any time; there is nothing to balance.")
         if not self.tp_degrees:
             self.profile.at((self.device, 1, self.micro_batch_size))  # raises, and names what there is
 

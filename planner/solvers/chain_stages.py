@@ -85,10 +85,11 @@ class CandidateStages:
 
     @property
     def load_range(self) -> tuple[float, float]:
-        """Loads between which every chain's largest load lies."""
-        whole = int(self.start[-2])  # the pair (empty set, whole graph)
-        low = min(float(self._alpha[tp][whole]) / tp for tp in self.problem.tp_degrees) / self.problem.devices * 0.5
-        return max(low * 1e-3, 1e-30), self._ceiling()
+        """Loads between which every chain's largest load lies: all devices busy without traffic; one stage of
+        everything, every edge crossed."""
+        by_layer = zip(*([(tp, v) for v in runs] for tp, runs in self.problem.runs.items()), strict=True)
+        low = sum(min(tp * run.time_s for tp, variants in layer for run in variants) for layer in by_layer)
+        return low * SAFE / self.problem.devices, self._ceiling()
 
     def _ceiling(self) -> float:
         total = 0.0

@@ -8,6 +8,7 @@ from meshwright.costmodels.layer_profile import LayerEdge, LayerProfile, LayerRu
 from meshwright.hardware_profiles.errors import InvalidProblemError, MissingProfileDataError
 from meshwright.planner.solvers.chain_partition import ChainSolver
 from meshwright.planner.solvers.chain_problem import ChainProblem, ChainStage, largest_load, price
+from meshwright.planner.solvers.chain_stages import CandidateStages
 from meshwright.planner.solvers.downsets import enumerate_downsets
 from meshwright.planner.solvers.result import Limits, Termination
 
@@ -113,6 +114,39 @@ def test_a_limit_leaves_a_plan_and_a_bound():
         assert cut.bound <= full.objective * (1 + 1e-9) and cut.objective >= full.objective * (1 - 1e-9)
         assert cut == ChainSolver().solve(problem, Limits(work=work)) or cut.seconds
     assert Termination.FEASIBLE_AT_LIMIT in seen and Termination.NO_SOLUTION_AT_LIMIT in seen
+
+
+@pytest.mark.parametrize("after", [0, 1, 30])
+def test_an_interrupt_leaves_what_is_known(monkeypatch, after):
+    problem, calls = random_problem(6, 8, 16, 16, variants=3), []
+    full = ChainSolver().solve(problem)
+    holds = CandidateStages.holds
+
+    def interrupted(self, *given):
+        calls.append(given)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return holds(self, *given)
+
+    monkeypatch.setattr(CandidateStages, "holds", interrupted)
+    found = ChainSolver().solve(problem)
+    assert found.termination in (Termination.FEASIBLE_AT_LIMIT, Termination.NO_SOLUTION_AT_LIMIT)
+    assert 0 < found.bound <= full.objective <= found.objective
+
+
+def test_a_time_limit_is_said():
+    found = ChainSolver().solve(random_problem(6, 8, 16, 16), Limits(time_s=1e-9))
+    assert found.timed_out and found.termination == Termination.NO_SOLUTION_AT_LIMIT
+
+
+def test_nothing_to_balance_is_named():
+    with pytest.raises(InvalidProblemError, match="takes any time"):
+        chain_of([run(0.0)], [run(0.0)])
+
+
+def test_a_free_way_to_run_every_layer_costs_nothing():
+    found = ChainSolver().solve(chain_of([run(1.0), run(0.0, variant="free")], [run(0.0)]))
+    assert found.objective == 0.0 and found.termination == Termination.OPTIMAL
 
 
 def test_downsets_of_a_diamond_and_their_limit():
