@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "check": "Predict a Megatron-LM launch script and name better neighbours.",
     "compare": "Put two plans side by side, part by part.",
     "timeline": "Simulate the pipeline of a plan pass by pass and draw it.",
+    "stages": "Cut a profiled model into pipeline stages.",
     "backtest": "Predict published runs and score the predictions.",
     "calibrate": "Fit the coefficients of framework releases on measured runs.",
     "models": "List the models that ship, or describe one.",

@@ -105,7 +105,8 @@ ExcludeOpt = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE,..", help="Leave out plans with all of these. Repeats.")
 ]
 AllowOpt = Annotated[
-    list[str] | None, typer.Option(metavar="WORD,..", help="Numerics that the search may vary: fp8,offload. Repeats.")
+    list[str] | None,
+    typer.Option(metavar="WORD,..", help="Numerics that the search may vary: fp8,offload,quantized-comm. Repeats."),
 ]
 TopOpt = Annotated[int, typer.Option(min=1, metavar="K", help="Plans to list.")]
 TokensOpt = Annotated[str | None, typer.Option(metavar="COUNT", help="Tokens of the whole run: 15T. Gives days.")]

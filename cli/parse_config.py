@@ -54,8 +54,10 @@ _SWITCH_FIELDS = (
     "overlap_param_gather",
     "tp_overlap",
     "optimizer_offload",
+    "quantized_weights",
+    "quantized_gradients",
 )
-_MAY_BE_ZERO = {"zero_stage", "recompute", "recompute_layers", "dp_shard", *_WORDS, *_SWITCH_FIELDS}
+_MAY_BE_ZERO = {"zero_stage", "recompute", "recompute_layers", "dp_shard", "hpz", *_WORDS, *_SWITCH_FIELDS}
 
 
 def parse_pins(texts: Sequence[str], flag: str) -> dict[str, tuple[int, ...]]:

@@ -52,8 +52,12 @@ def shard_label(config: ParallelConfig, framework: str) -> str:
         kind = ("FSDP" if whole else "HSDP") + ("(z2)" if config.zero_stage == 2 else "")
     else:
         kind = f"ZeRO-{config.zero_stage}"
+    plus = f"hpz{config.hpz}" * (config.hpz > 0)
+    plus += "w" * (config.quantized_weights > 0) + "g" * (config.quantized_gradients > 0)
+    if plus:
+        kind, plus = f"Z{config.zero_stage}", f"+{plus}"
     offload = "+off" if config.optimizer_offload else ""
-    return (kind if whole else f"{kind}/{config.dp_shard}") + offload
+    return (kind if whole else f"{kind}/{config.dp_shard}") + plus + offload
 
 
 def pipeline_label(config: ParallelConfig) -> str:

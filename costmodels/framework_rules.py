@@ -306,6 +306,19 @@ RULES: tuple[Rule, ...] = (
     Rule("hybrid_shard", ("cp", "dp_shard"), "the shard axis holds the cp ranks, so dp_shard={c.dp_shard} must be a "
          "multiple of cp={c.cp}.",
          lambda x: x.c.dp_shard % x.c.cp == 0, _TORCH),
+    Rule("zero_plus", ("hpz", "quantized_weights", "quantized_gradients"), "only DeepSpeed has ZeRO++; hpz={c.hpz}, "
+         "quantized_weights={c.quantized_weights}, quantized_gradients={c.quantized_gradients} must be 0.",
+         lambda x: (x.c.hpz == 0) & (x.c.quantized_weights == 0) & (x.c.quantized_gradients == 0),
+         (MEGATRON, *_TORCH)),
+    Rule("zero_plus", ("hpz", "quantized_weights", "quantized_gradients", "zero_stage"), "ZeRO++ (hpz={c.hpz}, "
+         "quantized_weights={c.quantized_weights}, quantized_gradients={c.quantized_gradients}) needs zero_stage=3, "
+         "not {c.zero_stage}.",
+         lambda x: (x.c.zero_stage == 3) | ((x.c.hpz == 0) & (x.c.quantized_weights == 0)
+                                            & (x.c.quantized_gradients == 0)), (DEEPSPEED,)),
+    Rule("hpz", ("hpz", "dp", "cp"), "a second copy needs hpz to divide dp*cp ({c.dp}*{c.cp}) and to lie between "
+         "2 and half of it; hpz={c.hpz} does not (0: no second copy).",
+         lambda x: (x.c.hpz == 0) | ((x.c.hpz >= 2) & (x.c.hpz < x.c.dp * x.c.cp)
+                                     & ((x.c.dp * x.c.cp) % np.maximum(x.c.hpz, 1) == 0)), (DEEPSPEED,)),
     Rule("offload", ("optimizer_offload", "zero_stage"), "Megatron's optimizer offload needs the distributed optimizer "
          "(zero_stage=1), not zero_stage={c.zero_stage}.",
          lambda x: (x.c.optimizer_offload == 0) | (x.c.zero_stage == 1), (MEGATRON,)),

@@ -27,7 +27,7 @@ from .workload import Workload
 
 #: Fields that the parameters of a stage and their sharding depend on.
 STATE_FIELDS = (
-    "tp", "cp", "ep", "etp", "pp", "vp", "dp", "dp_shard", "zero_stage", "layer_split", "vocab_parallel",
+    "tp", "cp", "ep", "etp", "pp", "vp", "dp", "dp_shard", "zero_stage", "layer_split", "vocab_parallel", "hpz",
 )  # fmt: skip
 #: Fields that the layers of a stage depend on.
 SPLIT_FIELDS = ("pp", "vp", "layer_split")

@@ -72,6 +72,8 @@ class ParallelConfig:
         micro_batch_size: sequences per micro-batch and data-parallel rank.
         zero_stage: 0 (DDP), 1 (distributed optimizer), 2 or 3 (FSDP full shard).
         dp_shard: ranks over which ZeRO shards (``dp * cp`` by default; smaller is HSDP).
+        hpz: ranks that hold a second, 16-bit copy of the ZeRO-3 parameters between them (ZeRO++ hpZ; 0: none).
+        quantized_weights, quantized_gradients: ZeRO-3 gathers 8-bit weights, reduces 4-bit gradients (qwZ, qgZ).
         recompute, recompute_layers: see ``Recompute``.
         sequence_parallel: norms and residuals split along the sequence over tp.
         overlap_grad_reduce, overlap_param_gather: ZeRO-1/2 traffic behind compute.
@@ -101,6 +103,9 @@ class ParallelConfig:
     optimizer_offload: int = 0
     layer_split: int = LayerSplit.EVEN
     vocab_parallel: int = VocabParallel.NONE
+    hpz: int = 0
+    quantized_weights: int = 0
+    quantized_gradients: int = 0
 
     def __post_init__(self) -> None:
         if self.dp_shard == 0:

@@ -35,7 +35,7 @@ class StageLayout:
         chunks: ``chunks[v][stage]``; a micro-batch meets chunk 0 of every stage, then chunk 1 of every stage, and so
             on (not the V shape of ``ZERO_BUBBLE_V``).
         recompute: for every transformer layer, in the order of the model, whether backward recomputes it whole.
-            A multi-token-prediction block recomputes as the layers of its stage do.
+            A multi-token-prediction block recomputes as the layers of its stage do, or of the model.
 
     Raises:
         InvalidProblemError: chunks of unequal number, embedding or head that is missing, doubled or out of order,
@@ -107,6 +107,20 @@ class StageLayout:
         for number, chunk in enumerate(self.flat):
             out += [number] * (chunk.embedding + chunk.layers + chunk.mtp + chunk.head)
         return tuple(out)
+
+    @property
+    def leading_recompute(self) -> int | None:
+        """Number of layers at the head of every chunk that recompute, the same for all (0: none; a chunk with fewer
+        layers recomputes all of its own), or None where the flags are not of that form."""
+        counts, at = [], 0
+        for chunk in self.flat:
+            flags = self.recompute[at : at + chunk.layers]
+            at += chunk.layers
+            if list(flags) != sorted(flags, reverse=True):
+                return None
+            counts.append((sum(flags), chunk.layers))
+        most = max(n for n, _ in counts)
+        return most if all(n == min(most, layers) for n, layers in counts) else None
 
     def check_model(self, model: ModelSpec) -> None:
         """Refuse a layout of another model.

@@ -58,7 +58,8 @@ def model_states(
 ) -> tuple[Any, Any, Any]:
     """Weights, gradients and optimizer bytes after ZeRO sharding.
 
-    ZeRO-1 shards the optimizer, ZeRO-2 gradients too, ZeRO-3 weights too (arXiv 1910.02054). LoRA keeps gradients
+    ZeRO-1 shards the optimizer, ZeRO-2 gradients too, ZeRO-3 weights too (arXiv 1910.02054); hpZ keeps a second copy
+    of the weights over ``hpz`` ranks, whole 16 bits also where qwZ sends fewer (arXiv 2306.10209). LoRA keeps gradients
     and optimizer for the adapters only (neglected here: below 1% of the weights).
 
     Args:
@@ -85,6 +86,7 @@ def model_states(
         # FSDP shards the main weights and gathers 16-bit ones from them
         weights = np.where(c.zero_stage >= 3, main_bytes * shard, weights)
         state_bytes = np.where(c.zero_stage >= 3, state_bytes - main_bytes, state_bytes)
+    weights = weights + np.where(c.hpz > 1, weight_bytes * whole / np.maximum(c.hpz, 1), 0.0)
     gradients = trained * workload.grad_dtype_bytes * sharded(3 if software.coefficient("zero2_whole_gradients") else 2)
     if software.framework == "deepspeed":  # ZeRO-Offload moves the reduced gradients to the host too
         gradients = np.where((c.optimizer_offload == 1) & (c.zero_stage >= 2), 0.0, gradients)

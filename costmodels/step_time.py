@@ -17,9 +17,16 @@ from .estimate import TimeBreakdown
 from .memory import STATE_FIELDS, StageParameters
 from .model_spec import ModelSpec
 from .ops import weight_cast_bytes
-from .parallelism.data import dense_group, expert_group, exposed_s, gradient_reduction_s, parameter_gather_s
+from .parallelism.data import DpGroup, dense_group, expert_group, exposed_s, gradient_reduction_s, parameter_gather_s
 from .parallelism.pipeline import p2p_transfer_s
 from .parallelism.vocabulary import bubble_change_s, is_split
+from .parallelism.zero_plus import (
+    gathered_weight_bytes,
+    gradient_quantization_s,
+    quantized_reduction_s,
+    secondary_group,
+    weight_quantization_s,
+)
 from .schedule import bubble_s
 from .software import Software
 from .stage_time import BusiestStage
@@ -123,13 +130,18 @@ def _data_parallel_time(
     ZeRO 0 and 1 reduce once per step, behind the backward of the last micro-batch; ZeRO 2 and 3 keep no whole
     gradient and scatter it after every micro-batch. ZeRO 1 and 2 gather parameters once, behind the first forward.
     ZeRO-3 gathers every layer in forward and again in backward, for every micro-batch; ``fsdp_overlap`` of its
-    traffic can hide behind the stage's compute (backward's window serves gathers and scatters, half each).
+    traffic can hide behind the stage's compute (backward's window serves gathers and scatters, half each). With hpZ
+    only the first forward of a step gathers from all shards, everything later from the second copy.
     Hidden traffic slows compute down by ``overlap_slowdown`` of its time. LoRA reduces adapters only (taken as
     nothing).
     """
     derate, slow = software.coefficient("comm_derate"), software.coefficient("overlap_slowdown")
-    reduce_s, gather_s = factored(lambda t: _traffic(cluster, workload, t, parameters(t)), c, STATE_FIELDS)
-    reduce_s, gather_s = reduce_s / derate, gather_s / derate
+    reduce_s, gather_s, again_s = factored(
+        lambda t: _traffic(cluster, workload, t, parameters(t)),
+        c,
+        (*STATE_FIELDS, "quantized_weights", "quantized_gradients"),
+    )
+    reduce_s, gather_s, again_s = reduce_s / derate, gather_s / derate, again_s / derate
     backward, forward = stage.backward, stage.forward
     trained = 0.0 if workload.task == "lora" else 1.0
     z3, each = c.zero_stage == 3, c.zero_stage >= 2
@@ -138,30 +150,50 @@ def _data_parallel_time(
     shown_r = exposed_s(reduce_s, backward * np.where(z3, 0.5, 1.0), share, z3 | (c.overlap_grad_reduce == 1))
     gathers = np.where(z3, n_micro, trained)
     shown_g = exposed_s(gather_s, forward, share, z3 | (c.overlap_param_gather == 1))
-    again_g = np.where(z3, exposed_s(gather_s, backward / 2, share, True), 0.0)
-    hidden = reduces * (reduce_s - shown_r) + gathers * (gather_s * np.where(z3, 2.0, 1.0) - shown_g - again_g)
+    again_g = np.where(z3, exposed_s(again_s, backward / 2, share, True), 0.0)
+    hidden = gathers * (gather_s * np.where(z3, 2.0, 1.0) - shown_g - again_g)
+    shown = gathers * (shown_g + again_g)
+    # hpZ: one gather of the step from all shards, the other forwards and every backward from the second copy
+    next_g = exposed_s(again_s, forward, share, True)
+    all_s = gather_s + (2.0 * n_micro - 1.0) * again_s
+    shown_hpz = shown_g + (n_micro - 1.0) * next_g + n_micro * again_g
+    hidden = reduces * (reduce_s - shown_r) + np.where(c.hpz > 1, all_s - shown_hpz, hidden)
+    shown = np.where(c.hpz > 1, shown_hpz, shown)
     tied = _tied_embedding_s(cluster, model, workload, c) / derate * trained
-    return reduces * shown_r + slow * hidden + tied, gathers * (shown_g + again_g)
+    return reduces * shown_r + slow * hidden + tied, shown
 
 
-def _traffic(cluster: Cluster, workload: Workload, c: Any, params: HeaviestParameters) -> tuple[Any, Any]:
-    """Seconds to reduce one stage's gradients and to gather its parameters, on the stage with most parameters."""
+def _traffic(cluster: Cluster, workload: Workload, c: Any, params: HeaviestParameters) -> tuple[Any, Any, Any]:
+    """Seconds to reduce one stage's gradients, to gather its parameters and to gather them again (from the second copy
+    of hpZ, where there is one), on the stage with most parameters."""
     dense, expert = params.dense, params.expert
     d, e = dense_group(c), expert_group(c)
     z3 = c.zero_stage == 3
     # ZeRO-3 sends layer by layer: the same bytes in more, smaller messages
     pieces = np.where(z3, np.maximum((dense + expert) / np.maximum(params.largest_layer, 1.0), 1.0), 1.0)
     grad = workload.grad_dtype_bytes
-    weight = 1.0 if workload.fp8_params else 2.0
+    weight = gathered_weight_bytes(c, 1.0 if workload.fp8_params else 2.0)
     reduce_s = pieces * (
         gradient_reduction_s(cluster, dense * grad / pieces, d, c.zero_stage)
         + gradient_reduction_s(cluster, expert * grad / pieces, e, c.zero_stage)
     )
-    gather_s = pieces * (
-        parameter_gather_s(cluster, dense * weight / pieces, d, c.zero_stage)
-        + parameter_gather_s(cluster, expert * weight / pieces, e, c.zero_stage)
-    )
-    return reduce_s, gather_s
+    if np.any(c.quantized_gradients):  # saves time where no candidate has it, changes nothing
+        small = pieces * (
+            quantized_reduction_s(cluster, dense / pieces, d) + gradient_quantization_s(cluster, dense / pieces)
+        )
+        reduce_s = np.where(c.quantized_gradients == 1, small, reduce_s)
+
+    def gather(dense_over: DpGroup, expert_over: DpGroup) -> Any:
+        seconds = pieces * (
+            parameter_gather_s(cluster, dense * weight / pieces, dense_over, c.zero_stage)
+            + parameter_gather_s(cluster, expert * weight / pieces, expert_over, c.zero_stage)
+        )
+        kernels = pieces * weight_quantization_s(cluster, dense / pieces, dense_over)
+        return np.where(c.quantized_weights == 1, seconds + kernels, seconds)
+
+    gather_s = gather(d, e)
+    again_s = gather(secondary_group(c, d), secondary_group(c, e)) if np.any(c.hpz > 1) else gather_s
+    return reduce_s, gather_s, again_s
 
 
 def _tied_embedding_s(cluster: Cluster, model: ModelSpec, workload: Workload, c: Any) -> Any:

@@ -144,6 +144,8 @@ def _time_reasons(problem: PlanningProblem, plan: Plan) -> dict[str, str]:
     c, m = plan.config, _micro_batches(problem, plan.config)
     layers = max(plan.stage_layers)
     up, across = _link(problem, c.tp), _link(problem, c.tp * c.cp * c.dp)
+    again = ", in 8 bits (qwZ)" * c.quantized_weights
+    again += f", then over {c.hpz} ranks on {_link(problem, c.tp * c.hpz)} (hpZ)" if c.hpz else ""
     exchange = f"ep={c.ep}: tokens to their experts and back over {_link(problem, c.ep * c.etp)}"
     return {
         "forward_s": f"{m} micro-batches through the busiest stage of {layers} layers",
@@ -157,8 +159,9 @@ def _time_reasons(problem: PlanningProblem, plan: Plan) -> dict[str, str]:
         "bubble_s": "no pipeline"
         if c.pp == 1
         else f"fill and drain of pp={c.pp} with vp={c.vp} against {m} micro-batches, and uneven stages",
-        "dp_s": f"gradients of {c.dp * c.cp} replicas over {across}, what backward does not hide",
-        "param_gather_s": f"parameters over {c.dp_shard} ranks (ZeRO-{c.zero_stage}), what compute does not hide"
+        "dp_s": f"gradients of {c.dp * c.cp} replicas over {across}{', in 4 bits (qgZ)' * c.quantized_gradients}, what "
+        "backward does not hide",
+        "param_gather_s": f"parameters over {c.dp_shard} ranks (ZeRO-{c.zero_stage}){again}, what compute does not hide"
         if c.zero_stage
         else "parameters are not sharded",
         "optimizer_s": f"update of this rank's share over {c.dp_shard if c.zero_stage else 1} ranks",
@@ -177,8 +180,9 @@ def _memory_reasons(problem: PlanningProblem, plan: Plan) -> dict[str, str]:
     c = plan.config
     sharded = [f"sharded over {c.dp_shard}" if c.zero_stage >= stage else "on every replica" for stage in (1, 2, 3)]
     share = f"1/{c.tp} of {max(plan.stage_layers)} layers"
+    copy = f", and a second copy over {c.hpz} ranks (hpZ)" if c.hpz else ""
     return {
-        "weights_bytes": f"{share}, {sharded[2]}",
+        "weights_bytes": f"{share}, {sharded[2]}{copy}",
         "gradients_bytes": f"{problem.workload.grad_dtype_bytes:g} bytes each, {sharded[1]}",
         "optimizer_bytes": "on the host" if c.optimizer_offload else f"{problem.workload.optimizer}, {sharded[0]}",
         "gathered_bytes": "layers gathered for use" if c.zero_stage == 3 else "nothing is gathered",

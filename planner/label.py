@@ -23,6 +23,7 @@ def config_label(c: ParallelConfig) -> str:
         words.append("vocab-" + VocabParallel(c.vocab_parallel).name.lower().replace("_", "-"))
     words.append(f"mbs{c.micro_batch_size}")
     words.append(f"zero{c.zero_stage}" + (f"/{c.dp_shard}" if c.zero_stage and c.dp_shard != c.dp * c.cp else ""))
+    words += [f"hpz{c.hpz}"] * (c.hpz > 1) + ["qw"] * bool(c.quantized_weights) + ["qg"] * bool(c.quantized_gradients)
     if c.recompute:
         words.append(recompute_label(c.recompute, c.recompute_layers))
     if c.optimizer_offload:

@@ -80,6 +80,11 @@ def _moved(problem: PlanningProblem, c: ParallelConfig, dimension: str, value: i
     if dimension in ("pp", "vp"):
         pp, vp = values.get("pp", c.pp), values.get("vp", c.vp)
         values["layer_split"] = natural_split(problem.model.n_layers, pp, vp)
+    replicas = values.get("dp", c.dp) * values.get("cp", c.cp)
+    if c.hpz and (replicas <= c.hpz or replicas % c.hpz):
+        values["hpz"] = 0
+    if values.get("zero_stage", 3) != 3:
+        values |= {"hpz": 0, "quantized_weights": 0, "quantized_gradients": 0}
     if dimension == "recompute" and (c.recompute & Recompute.FULL or value & Recompute.FULL):
         values["recompute_layers"] = 0
     if dimension == "sequence_parallel" and value == 0:

@@ -16,7 +16,7 @@ from ..hardware_profiles.types import Cluster
 
 OBJECTIVES = ("throughput", "memory", "cost")
 #: Numerics that ``allow`` may release to the search.
-ALLOWABLE = ("fp8", "mxfp8", "nvfp4", "offload")
+ALLOWABLE = ("fp8", "mxfp8", "nvfp4", "offload", "quantized-comm")
 #: Fields that count something and so start at one; the others start at zero.
 _FROM_ONE = frozenset({"tp", "cp", "ep", "etp", "pp", "vp", "dp", "micro_batch_size"})
 
@@ -31,7 +31,8 @@ class PlanningProblem:
         pins: allowed values by ``ParallelConfig`` field; excludes: conjunctions of field values to leave out.
         max_memory_bytes: cap below the device's capacity (0: the device's own).
         fit_confidence: least probability of fitting that a listed plan must have.
-        allow: numerics that the search may vary (``fp8``, ``mxfp8``, ``nvfp4``, ``offload``); empty by default.
+        allow: numerics that the search may vary (``fp8``, ``mxfp8``, ``nvfp4``, ``offload``,
+            ``quantized-comm``); empty by default.
         price_per_gpu_hour: dollars, 0 if unknown; tokens: length of the whole run, 0 if unknown.
 
     Raises:

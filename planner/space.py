@@ -7,9 +7,10 @@ options that the later blocks would have had). No Python loop runs over candidat
 
 Domains where no pin says otherwise: tp divides the GPUs and stays in the scale-up domain; cp leaves at least 1024
 tokens on a rank; etp is 1 or tp; vp deals out evenly (embedding and loss counted or not) or is at most 4;
-micro-batches are divisors of the batch up to 16; ZeRO shards over all replicas or over those of one node; sequence
-parallelism is on where tp > 1. One layer split belongs to each (pp, vp): even, else embedding and loss counted, else a
-layout.
+micro-batches are divisors of the batch up to 16; ZeRO shards over all replicas or over those of one node (or of a
+faster domain inside it); ZeRO-3 of DeepSpeed may keep a second copy of the parameters inside a domain of the links;
+sequence parallelism is on where tp > 1. One layer split belongs to each (pp, vp): even, else embedding and loss
+counted, else a layout.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from ..costmodels.candidates import CandidateTable, unique_rows
 from ..costmodels.parallel import CONFIG_FIELDS, CpComm, LayerSplit, ParallelConfig, Recompute, Schedule
 from ..costmodels.rules import FRAMEWORKS, rules_of, violations
 from .problem import PlanningProblem
+from .zero_plus import ZERO_PLUS, zero_plus_options
+from .zero_plus import divisors as divisors
 
 Columns = dict[str, NDArray[np.int64]]
 Options = list[tuple[int, ...]]
@@ -72,12 +75,6 @@ class Block:
     fields: tuple[str, ...]
     keys: tuple[str, ...]
     options: Callable[..., Options]
-
-
-def divisors(n: int) -> list[int]:
-    """All divisors in ascending order."""
-    low = [i for i in range(1, int(n**0.5) + 1) if n % i == 0]
-    return sorted({*low, *(n // i for i in low)})
 
 
 def enumerate_space(problem: PlanningProblem, *, launchable: bool = True) -> Space:
@@ -253,7 +250,9 @@ def _blocks(problem: PlanningProblem) -> list[Block]:
         Block(("ep", "etp"), ("tp", "cp", "dp"), lambda tp, cp, dp: _expert_options(p, tp, tp * cp * dp)),
         Block(("vp", "layer_split", "schedule", "vocab_parallel"), ("pp",), lambda pp: _pipeline_options(p, pp)),
         Block(("micro_batch_size",), ("dp",), lambda dp: _batch_options(p, dp)),
-        Block(("zero_stage", "dp_shard"), ("tp", "cp", "dp"), lambda tp, cp, dp: _shard_options(p, tp, cp, dp)),
+        Block(
+            ("zero_stage", "dp_shard", *ZERO_PLUS), ("tp", "cp", "dp"), lambda tp, cp, dp: _shard_options(p, tp, cp, dp)
+        ),
         Block(("optimizer_offload",), (), lambda: [(v,) for v in _offload_values(p)]),
         Block(("recompute", "recompute_layers"), (), lambda: recompute_options(p)),
     ]
@@ -341,15 +340,20 @@ def _shard_options(p: PlanningProblem, tp: int, cp: int, dp: int) -> Options:
         shards = p.pins.get("dp_shard", (ranks,))
         if "dp_shard" not in p.pins and stage > 0 and p.framework != "deepspeed":
             shards = (ranks, *_node_local(p, tp, cp, ranks))
-        out += [(stage, s) for s in shards]
+        out += [(stage, s, *rest) for s in shards for rest in zero_plus_options(p, stage, ranks)]
     return out
 
 
 def _node_local(p: PlanningProblem, tp: int, cp: int, ranks: int) -> tuple[int, ...]:
-    """Shard group of one node: the largest divisor of the replicas that fits beside tp, holding whole cp groups."""
-    room = max(p.cluster.gpus_per_node // tp, 1)
-    fit = [d for d in divisors(ranks) if d <= room and d % cp == 0 and 1 < d < ranks]
-    return (max(fit),) if fit else ()
+    """Shard groups of one node, and of faster domains inside it (the two dies of a package): of each the largest
+    divisor of the replicas that fits beside tp, holding whole cp groups."""
+    per_node = p.cluster.gpus_per_node
+    domains = {per_node, *(tier.domain_gpus for tier in p.cluster.tiers if tier.domain_gpus < per_node)}
+    found = set()
+    for domain in domains:
+        room = max(domain // tp, 1)
+        found |= {max((d for d in divisors(ranks) if d <= room and d % cp == 0 and 1 < d < ranks), default=0)}
+    return tuple(sorted(found - {0}, reverse=True))
 
 
 def _offload_values(p: PlanningProblem) -> tuple[int, ...]:

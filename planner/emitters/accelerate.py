@@ -15,7 +15,17 @@ from ...costmodels.parallel import CpComm, Recompute
 from ...hardware_profiles.errors import InvalidProblemError
 from ..plan import Plan, PlanSet
 from .base import LaunchBundle, LaunchOptions, Proof, require_expressible
-from .common import bundle, cluster_defaults, header, hsdp_replicas, manifest, micro_batches, user_env, world_check
+from .common import (
+    bundle,
+    cluster_defaults,
+    header,
+    hsdp_replicas,
+    manifest,
+    micro_batches,
+    refuse_zero_plus,
+    user_env,
+    world_check,
+)
 from .shell import Flag, array, default, flag, script
 
 _ROTATION = {CpComm.RING: "alltoall", CpComm.ALL_GATHER: "allgather"}
@@ -31,7 +41,7 @@ class Accelerate:
 
     def refuse(self, plan_set: PlanSet, plan: Plan) -> str | None:
         """Why Accelerate 1.15 cannot run the plan, or None (see ``Emitter``)."""
-        return _refuse_degrees(plan) or _refuse_numerics(plan_set, plan)
+        return refuse_zero_plus(plan.config) or _refuse_degrees(plan) or _refuse_numerics(plan_set, plan)
 
     def emit(self, plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> LaunchBundle:
         """``launch.sh``, ``accelerate.yaml``, ``launch.json`` and what ``--wrap`` adds.

@@ -2,7 +2,8 @@
 
 DeepSpeed has no program of its own to train with. Degrees that its configuration file does not hold (pipeline stages,
 experts, recompute) are handed to the script as options; the notes say what it must do with them.
-Keys and the batch rule: DeepSpeed 0.19.8 ``runtime/config.py`` and ``runtime/zero/config.py``.
+Keys and the batch rule: DeepSpeed 0.19.8 ``runtime/config.py`` and ``runtime/zero/config.py``
+(ZeRO++: ``zero_hpz_partition_size``, ``zero_quantized_weights``, ``zero_quantized_gradients``).
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from .common import (
     hsdp_replicas,
     manifest,
     micro_batches,
+    refuse_layout,
     torchrun_array,
     user_env,
     world_check,
+    zero_plus,
 )
 from .shell import Flag, array, default, flag, script
 
@@ -39,7 +42,7 @@ class DeepSpeed:
 
     def refuse(self, plan_set: PlanSet, plan: Plan) -> str | None:
         """Why DeepSpeed 0.19 cannot run the plan, or None (see ``Emitter``)."""
-        return _refuse_degrees(plan) or _refuse_numerics(plan_set, plan)
+        return refuse_layout(plan, "its configuration") or _refuse_degrees(plan) or _refuse_numerics(plan_set, plan)
 
     def emit(self, plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> LaunchBundle:
         """``launch.sh``, ``ds_config.json``, ``launch.json`` and, wrapped for Slurm, ``job.sbatch``.
@@ -138,6 +141,12 @@ def zero_config(plan: Plan) -> dict[str, Any]:
         zero["reduce_scatter"] = True
     if config.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if config.hpz > 1:
+        zero["zero_hpz_partition_size"] = config.hpz
+    if config.quantized_weights:
+        zero["zero_quantized_weights"] = True
+    if config.quantized_gradients:
+        zero["zero_quantized_gradients"] = True
     if config.optimizer_offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     return zero
@@ -183,6 +192,11 @@ def _refuse_degrees(plan: Plan) -> str | None:
         return "it splits the sequence by Ulysses only"
     if config.zero_stage and hsdp_replicas(config) > 1:
         return "it shards over all data-parallel ranks, not over groups of them"
+    if zero_plus(config) and config.zero_stage != 3:
+        return f"its {zero_plus(config)} belongs to ZeRO 3"
+    ranks = config.dp * config.cp
+    if config.hpz and (config.hpz < 2 or config.hpz >= ranks or ranks % config.hpz):
+        return f"a second partition of {config.hpz} ranks is no part of dp * cp = {ranks}"
     if config.tp_overlap:
         return "it does not overlap TP collectives with GEMMs"
     return None

@@ -16,6 +16,7 @@ from .common import (
     global_batch,
     header,
     manifest,
+    refuse_zero_plus,
     torchrun_array,
     user_env,
     world_check,
@@ -53,7 +54,7 @@ class MegatronLm:
 
     def refuse(self, plan_set: PlanSet, plan: Plan) -> str | None:
         """Why Megatron-LM 0.19 cannot run the plan, or None (see ``Emitter``)."""
-        return refuse_model(plan_set.problem.model) or refuse_plan(plan_set, plan)
+        return refuse_model(plan_set.problem.model) or refuse_zero_plus(plan.config) or refuse_plan(plan_set, plan)
 
     def emit(self, plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> LaunchBundle:
         """``launch.sh``, ``launch.json`` and, wrapped for Slurm, ``job.sbatch``."""

@@ -20,6 +20,8 @@ from .common import (
     manifest,
     micro_batches,
     refuse_dense_only,
+    refuse_layout,
+    refuse_zero_plus,
     torchrun_array,
     user_env,
     world_check,
@@ -46,6 +48,8 @@ class PytorchFsdp:
         """Why the generated script cannot run the plan, or None (see ``Emitter``)."""
         return (
             refuse_dense_only(plan_set, "the generated script")
+            or refuse_layout(plan, "the generated script")
+            or refuse_zero_plus(plan.config)
             or _refuse_modes(plan_set, plan)
             or _refuse_numerics(plan_set, plan)
         )

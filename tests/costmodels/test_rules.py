@@ -194,6 +194,10 @@ def broken_slowly(m, w, k, framework, c):
         bad.add("dp_shard")
     if torch and c.dp_shard % c.cp:
         bad.add("hybrid_shard")
+    if (c.hpz or c.quantized_weights or c.quantized_gradients) and not (deep and c.zero_stage == 3):
+        bad.add("zero_plus")
+    if deep and c.hpz and c.hpz not in [n for n in range(2, c.dp * c.cp) if c.dp * c.cp % n == 0]:
+        bad.add("hpz")
     if c.optimizer_offload and (c.zero_stage != 1 if mega else c.zero_stage < 1):
         bad.add("offload")
     if mega and c.zero_stage and c.overlap_param_gather and not c.overlap_grad_reduce:
@@ -276,6 +280,9 @@ def random_configs(n, seed):
                 optimizer_offload=rng.choice([0, 0, 1]),
                 layer_split=rng.choice([0, 0, 0, 1, 1, 2, 2, 3]),
                 vocab_parallel=rng.choice([0, 0, 0, 0, 0, 1, 2, 3]),
+                hpz=rng.choice([0] * 9 + [1, 2, 3, 4, 32]),
+                quantized_weights=rng.choice([0] * 9 + [1]),
+                quantized_gradients=rng.choice([0] * 9 + [1]),
             )
         )
     return out

@@ -8,6 +8,7 @@ import pytest
 from sample_plans import LLAMA, MIXTRAL, plan_set
 
 from meshwright.costmodels.parallel import CpComm, ParallelConfig, Recompute
+from meshwright.costmodels.rules import violations
 from meshwright.hardware_profiles.errors import InvalidProblemError
 from meshwright.planner.emitters import LaunchOptions, get
 
@@ -67,6 +68,36 @@ def test_modes() -> None:
     assert "bf16" not in value
     _, text = emitted(ParallelConfig(dp=8, ep=4, zero_stage=1), model=MIXTRAL)
     assert "--expert-parallel-size 4" in text
+
+
+def test_zero_plus() -> None:
+    value, _ = emitted(ParallelConfig(dp=8, zero_stage=3, hpz=4, quantized_weights=1, quantized_gradients=1))
+    zero = value["zero_optimization"]
+    assert zero["zero_hpz_partition_size"] == 4  # type: ignore[index]
+    assert zero["zero_quantized_weights"] is zero["zero_quantized_gradients"] is True  # type: ignore[index]
+    plain, _ = emitted(ParallelConfig(dp=8, zero_stage=3))
+    assert not [key for key in plain["zero_optimization"] if "hpz" in key or "quantized" in key]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["megatron-lm", "torchtitan", "pytorch", "accelerate"])
+def test_other_frameworks_refuse_zero_plus(name: str) -> None:
+    ps, plan = plan_set(LLAMA, ParallelConfig(dp=8, zero_stage=3, hpz=4, quantized_weights=1), framework="deepspeed")
+    assert get(name).refuse(ps, plan) == "it has no ZeRO++ (hpZ over 4 ranks, qwZ)"
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+@pytest.mark.parametrize("hpz", [0, 1, 2, 3, 4, 8])
+@pytest.mark.parametrize("quantized", [(0, 0), (1, 0), (0, 1)])
+def test_rules_and_refusals_of_zero_plus_agree(zero_stage: int, hpz: int, quantized: tuple[int, int]) -> None:
+    weights, gradients = quantized
+    config = ParallelConfig(
+        dp=8, zero_stage=zero_stage, hpz=hpz, quantized_weights=weights, quantized_gradients=gradients
+    )
+    ps, plan = plan_set(LLAMA, config, framework="deepspeed")
+    problem = ps.problem
+    broken = violations(problem.model, problem.workload, problem.cluster, "deepspeed", config)
+    refused = get("deepspeed").refuse(ps, plan)
+    assert any(bool(mask) for mask in broken.values()) == (refused is not None), refused
 
 
 def test_needs_a_script() -> None:

@@ -1,0 +1,1 @@
+"""Readers of measured layer profiles, one file per format."""
