@@ -47,7 +47,7 @@ def check(
     problem, config = problem_of_launch(
         launch, cluster or ASSUMED_CLUSTER, nodes=nodes, gpus=gpus, software=software, max_memory=max_memory
     )
-    answer = estimate_plan(problem, config)
+    answer = estimate_plan(problem, config, launch.stage_layout)
     neighbours = [n for n in explain(answer, 1).neighbours if n.fits and n.step_change < 0.0]
     neighbours.sort(key=lambda n: n.step_change)
     try:

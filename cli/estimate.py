@@ -32,6 +32,10 @@ def estimate(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE,..", help="Other fields: schedule=gpipe,cp_comm=ulysses. Repeats."),
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Layers dealt one by one, as in Megatron-LM: Et*7|t*8|t*7L."),
+    ] = None,
     framework: o.FrameworkOpt = o.Framework.MEGATRON_LM,
     software: o.SoftwareOpt = None,
     precision: o.PrecisionOpt = o.Precision.BF16,
@@ -84,10 +88,12 @@ def estimate(
         values |= parse_field("recompute", recompute, "--recompute")
     problem = build_problem(request)
 
+    from ..planner.launch_reader import explicit_layout
     from ..planner.plan_json import to_json
     from ..planner.search import estimate_plan
 
-    answer = estimate_plan(problem, config_on_cluster(values, problem))
+    chosen = config_on_cluster(values, problem)
+    answer = estimate_plan(problem, chosen, explicit_layout(layout, problem.model, chosen) if layout else None)
     if out is not None:
         write_text(out, to_json(answer), force=force, flag="--out")
         note(f"wrote {out}")

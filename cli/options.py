@@ -27,6 +27,14 @@ class Objective(StrEnum):
     COST = "cost"
 
 
+class Refine(StrEnum):
+    """How far exact kernels take the listed plans."""
+
+    OFF = "off"
+    DEFAULT = "default"
+    FULL = "full"
+
+
 class Precision(StrEnum):
     """Recipe of the linear layers."""
 
@@ -109,6 +117,10 @@ AllowOpt = Annotated[
     typer.Option(metavar="WORD,..", help="Numerics that the search may vary: fp8,offload,quantized-comm. Repeats."),
 ]
 TopOpt = Annotated[int, typer.Option(min=1, metavar="K", help="Plans to list.")]
+RefineOpt = Annotated[Refine, typer.Option(help="Deal layers to stages anew: with a fixed effort, or all the way.")]
+TimeLimitOpt = Annotated[
+    float | None, typer.Option(min=0.0, metavar="SECONDS", help="Stop refining then; the plan is not reproducible.")
+]
 TokensOpt = Annotated[str | None, typer.Option(metavar="COUNT", help="Tokens of the whole run: 15T. Gives days.")]
 PriceOpt = Annotated[float | None, typer.Option(min=0.0, metavar="DOLLARS", help="Price of a GPU hour. Gives dollars.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else.")]

@@ -80,7 +80,10 @@ def _plans(options: OwnOptions, shared: LogOptions) -> list[LogOptions]:
     for text in options.plans:
         path, rank = parse_plan_name(text)
         plans = read_plan_set(path)
-        out.append(replace(shared, plan=(plans, pick(plans, rank, "--plan")), plan_name=text))
+        plan = pick(plans, rank, "--plan")
+        if plan.stage_layout is not None:
+            note(f"--plan {text}: a table of runs has no column for layers dealt one by one; even stages are priced.")
+        out.append(replace(shared, plan=(plans, plan), plan_name=text))
     return out or [shared]
 
 

@@ -32,6 +32,8 @@ def plan(
     max_memory: o.MaxMemoryOpt = None,
     fit_confidence: o.FitConfidenceOpt = None,
     top: o.TopOpt = 10,
+    refine: o.RefineOpt = o.Refine.DEFAULT,
+    time_limit: o.TimeLimitOpt = None,
     tokens: o.TokensOpt = None,
     price: o.PriceOpt = None,
     as_json: o.JsonOpt = False,
@@ -73,6 +75,7 @@ def plan(
         objective=objective.value,
         allow=allow or (),
         top=top,
+        refine=refine.value,
         pins=parse_pins(pin or (), "--pin"),
         excludes=parse_excludes(exclude or (), "--exclude"),
     )
@@ -96,7 +99,7 @@ def plan(
     from .table import plan_table, search_line
 
     with progress("pricing every plan"):
-        answer = search(problem)
+        answer = search(problem, time_limit_s=time_limit)
     searched = time.perf_counter()
     if out is not None:
         write_text(out, to_json(answer), force=force, flag="--out")

@@ -52,6 +52,7 @@ class Request:
     objective: str = "throughput"
     allow: Sequence[str] = ()
     top: int = 10
+    refine: str = "default"
     pins: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     excludes: tuple[Mapping[str, int], ...] = ()
 
@@ -115,6 +116,7 @@ def build_problem(request: Request, *, nodes: int | None = None) -> PlanningProb
         excludes=request.excludes,
         allow=parse_words(request.allow),
         top=request.top,
+        refine=request.refine,
         **optional,
     )
 

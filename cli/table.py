@@ -60,11 +60,14 @@ def shard_label(config: ParallelConfig, framework: str) -> str:
     return (kind if whole else f"{kind}/{config.dp_shard}") + plus + offload
 
 
-def pipeline_label(config: ParallelConfig) -> str:
-    """``8``, ``8(4)`` with four chunks, the schedule where it is not 1F1B, and how the vocabulary is split."""
+def pipeline_label(plan: Plan) -> str:
+    """``8``, ``8(4)`` with four chunks, the schedule where it is not 1F1B, how the vocabulary is split, and ``u`` for
+    layers dealt one by one."""
+    config = plan.config
     text = f"{config.pp}({config.vp})" if config.vp > 1 else str(config.pp)
     marks = {Schedule.GPIPE: "g", Schedule.ZERO_BUBBLE_H1: "z", Schedule.ZERO_BUBBLE_V: "zv"}
-    return text + marks.get(Schedule(config.schedule), "") + _VOCABULARY_MARKS[VocabParallel(config.vocab_parallel)]
+    text += marks.get(Schedule(config.schedule), "") + _VOCABULARY_MARKS[VocabParallel(config.vocab_parallel)]
+    return text + "u" * bool(plan.stage_layout)
 
 
 def context_label(config: ParallelConfig) -> str:
@@ -86,7 +89,7 @@ def plan_row(plan: Plan, framework: str) -> list[str]:
         str(c.tp),
         context_label(c),
         expert_label(c),
-        pipeline_label(c),
+        pipeline_label(plan),
         str(c.dp),
         shard_label(c, framework),
         str(c.micro_batch_size),
@@ -125,7 +128,9 @@ def search_line(answer: PlanSet, seconds: float) -> str:
     if s.removed_by_memory:
         removed.append(f"memory {s.removed_by_memory:,}")
     what = f"; removed by {', '.join(removed)}" if removed else ""
-    text = f"{s.enumerated:,} candidates{what}; {s.feasible:,} ranked; {seconds:.2f} s"
+    deep = f", {s.refined} refined" if s.refined else ""
+    deep += "" if s.reproducible else " until the time limit (not reproducible)"
+    text = f"{s.enumerated:,} candidates{what}; {s.feasible:,} ranked{deep}; {seconds:.2f} s"
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 

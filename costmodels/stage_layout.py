@@ -223,17 +223,23 @@ def even_layout(model: ModelSpec, config: ParallelConfig) -> StageLayout:
     block method does (its first chunks take what does not divide); 0: all.
     """
     lists = chunk_layer_lists(model.n_layers, config, model.mtp_layers, head_in_layers(model))
-    full, asked = bool(config.recompute & Recompute.FULL), config.recompute_layers
-    flags: list[bool] = []
-    rows = []
-    for v, row in enumerate(lists):
-        per_chunk = asked // config.vp + (v < asked % config.vp)
-        for layers in row:
-            redo = 0 if not full else min(per_chunk, layers) if asked else layers
-            flags += [True] * redo + [False] * (layers - redo)
-        rows.append([Chunk(layers) for layers in row])
+    rows = [[Chunk(n) for n in row] for row in lists]
     first = rows[0][0]
     rows[0][0] = Chunk(first.layers, embedding=True)
     last = rows[-1][-1]
     rows[-1][-1] = Chunk(last.layers, last.embedding, model.mtp_layers, head=True)
-    return StageLayout(tuple(tuple(row) for row in rows), tuple(flags))
+    chunks = tuple(tuple(row) for row in rows)
+    return StageLayout(chunks, recompute_flags(chunks, config))
+
+
+def recompute_flags(chunks: Sequence[Sequence[Chunk]], config: ParallelConfig) -> tuple[bool, ...]:
+    """Which layers of ``chunks[v][stage]`` recompute whole as ``config`` says: the first of every chunk, in equal
+    numbers (the first chunks of a stage take what does not divide), all where it gives no number."""
+    full, asked = bool(config.recompute & Recompute.FULL), config.recompute_layers
+    flags: list[bool] = []
+    for v, row in enumerate(chunks):
+        per_chunk = asked // config.vp + (v < asked % config.vp)
+        for chunk in row:
+            redo = 0 if not full else min(per_chunk, chunk.layers) if asked else chunk.layers
+            flags += [True] * redo + [False] * (chunk.layers - redo)
+    return tuple(flags)

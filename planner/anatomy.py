@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..costmodels.candidates import CandidateTable
 from ..costmodels.estimate import Estimate
-from ..costmodels.parallel import ParallelConfig
+from ..costmodels.parallel import LayerSplit, ParallelConfig
 from ..costmodels.parallelism.balance import head_in_layers
 from ..costmodels.parallelism.pipeline import stage_layer_list
+from ..costmodels.stage_layout import StageLayout
+from ..costmodels.stage_pricing import price_stages
 from .plan import Plan
 from .problem import PlanningProblem
 from .rank import Scored, evaluate, significant, ties
@@ -103,8 +106,6 @@ def _objective(pool: Scored, objective: str) -> Any:
 
 
 def _with(plan: Plan, **changes: Any) -> Plan:
-    from dataclasses import replace
-
     return replace(plan, **changes)
 
 
@@ -139,6 +140,16 @@ def part_differences(plan: Plan, other: Plan, limit: int = 3) -> str:
 def single_plan(problem: PlanningProblem, config: ParallelConfig) -> Plan:
     """One configuration priced and packed as rank 1."""
     e = evaluate(problem, CandidateTable.from_configs([config]))
-    plan = make_plan(problem, config, e, 0, rank=1)
+    return _alone(make_plan(problem, config, e, 0, rank=1))
+
+
+def laid_out_plan(problem: PlanningProblem, config: ParallelConfig, layout: StageLayout) -> Plan:
+    """One configuration with an explicit deal of its layers, priced stage by stage and packed as rank 1."""
+    p, config = problem, replace(config, layer_split=int(LayerSplit.LAYOUT))
+    _, e = price_stages(p.model, p.workload, p.cluster, p.software, config, layout)
+    return _with(_alone(make_plan(p, config, e, 0, rank=1)), stage_layers=layout.stage_layers, stage_layout=layout)
+
+
+def _alone(plan: Plan) -> Plan:
     kernels = sum(plan.time_s[k] for k in _KERNELS) / plan.metrics["step_s"]
     return _with(plan, reasons=(f"forward and backward kernels fill {kernels:.0%} of the step; {largest_rest(plan)}",))

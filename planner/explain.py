@@ -17,6 +17,7 @@ from .pins import check_pins
 from .plan import Plan, PlanSet
 from .problem import PlanningProblem
 from .rank import best_rows, evaluate, fits, with_precision
+from .refine import refine
 from .search import explore
 
 _MODES = frozenset({"schedule", "cp_comm", "zero_stage", "recompute"})
@@ -286,7 +287,8 @@ def _answer(plan_set: PlanSet, pinned: PlanningProblem, shown: str) -> WhyNot:
         said = f"No candidate with {shown} fits: the leanest, {config_label(miss.config)}, needs {gigabytes(peak)}, "
         return WhyNot(kind="memory", sentence=said + f"{over} the limit of {gigabytes(limit)} ({largest}).", plan=miss)
     ((pool, row),) = best_rows(pools, pinned.objective, 1)
-    best = single_plan(pools[pool].problem, pools[pool].table.row(row))
+    even = single_plan(pools[pool].problem, pools[pool].table.row(row))
+    best = refine(replace(pinned, top=1), pools, (even,)).plans[0]
     winner = plan_set.plans[0]
     if best.config == winner.config and best.precision == winner.precision:
         return WhyNot(kind="best", sentence=f"The plan of rank 1 already has {shown}.", plan=best)

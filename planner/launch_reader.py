@@ -12,12 +12,13 @@ from pathlib import Path
 
 from ..costmodels.model_spec import ModelSpec
 from ..costmodels.parallel import CpComm, LayerSplit, ParallelConfig, Recompute
+from ..costmodels.stage_layout import StageLayout, even_layout, recompute_flags
 from ..costmodels.workload import Workload
 from ..hardware_profiles.errors import InvalidProblemError
 from .bash_lexer import BashSyntaxError
 from .bash_script import Command, Script, rewalk, walk
 from .bash_values import show
-from .emitters.megatron_layout import decode_layout
+from .emitters.megatron_layout import decode_layout, decode_stage_layout
 from .megatron_args import Machines, MegatronArgs, parse_args, read_machines
 from .megatron_model_reader import read_model, read_workload
 
@@ -51,6 +52,7 @@ class ReadLaunch:
         n_gpus, nodes, gpus_per_node: None where the script leaves them to the machine; ``config.dp`` is then 1
             until ``with_n_gpus`` says more.
         stage_layers: layers per pipeline stage where the script spells them out, else empty.
+        stage_layout: the deal of pieces to stages where a layout string says another than the even one.
         notes: sentences about what was assumed, left aside or not understood.
     """
 
@@ -61,6 +63,7 @@ class ReadLaunch:
     nodes: int | None
     gpus_per_node: int | None
     stage_layers: tuple[int, ...]
+    stage_layout: StageLayout | None
     notes: tuple[str, ...]
 
     def with_n_gpus(self, n_gpus: int) -> ReadLaunch:
@@ -180,8 +183,28 @@ def _assemble(file: Path, script: Script, found: list[Command], cut: int, machin
         nodes=machines.nodes,
         gpus_per_node=machines.gpus_per_node,
         stage_layers=stages,
+        stage_layout=_stage_layout(args, model, config),
         notes=tuple(notes),
     )
+
+
+def _stage_layout(args: MegatronArgs, model: ModelSpec, config: ParallelConfig) -> StageLayout | None:
+    """What ``--pipeline-model-parallel-layout`` says beyond the even deal."""
+    option = "--pipeline-model-parallel-layout"
+    return None if config.pp == 1 or not args.has(option) else explicit_layout(args.text(option), model, config)
+
+
+def explicit_layout(text: str, model: ModelSpec, config: ParallelConfig) -> StageLayout | None:
+    """The deal that a layout string stands for, layers recomputed as the configuration says; None for the even one.
+
+    Raises:
+        InvalidProblemError: the string is malformed or of another model or pipeline.
+    """
+    dealt = decode_stage_layout(text, config.pp)
+    dealt.check_model(model)
+    dealt.check_config(config)
+    found = StageLayout(dealt.chunks, recompute_flags(dealt.chunks, config))
+    return None if found == even_layout(model, config) else found
 
 
 def _data_parallel(n_gpus: int, others: int, where: str) -> int:

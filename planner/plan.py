@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..costmodels.parallel import ParallelConfig
 from ..costmodels.stage_layout import StageLayout
 from .problem import PlanningProblem
 
 SCHEMA_VERSION = "meshwright.plan/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refinement:
+    """What an exact kernel did for one plan.
+
+    Attributes:
+        kind: ``stages``: layers dealt to stages one by one.
+        before_s, after_s: step with the plain choice (even stages) and with the kernel's (the same where it is no
+            better).
+        solver: ``SolveResult.report`` of the kernel and its ``proof``, of the problem behind the choice (times taken as
+            sums over layers); empty where nothing was solved.
+        reason: one sentence.
+    """
+
+    kind: str
+    before_s: float
+    after_s: float
+    solver: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +50,7 @@ class Plan:
             has ``LayerSplit.LAYOUT``.
         pareto: on the front of step time against peak memory.
         reasons: sentences that say why this plan stands here.
+        refinements: what the kernels were asked for this plan, and what it bought.
     """
 
     rank: int
@@ -42,6 +64,7 @@ class Plan:
     tied_with: tuple[int, ...] = ()
     pareto: bool = False
     reasons: tuple[str, ...] = ()
+    refinements: tuple[Refinement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +75,8 @@ class SearchReport:
         enumerated: candidates generated; removed: how many each rule removed, in order of application;
         removed_by_memory: how many did not fit; feasible: how many were ranked.
         optimality: what is proven, e.g. ``optimal over the enumerated space (exhaustive)``.
+        refined: plans that the kernels took further; reproducible: whether the same request gives the same bytes
+            (a time limit that cut the refinement makes it false).
     """
 
     enumerated: int
@@ -59,6 +84,8 @@ class SearchReport:
     removed_by_memory: int = 0
     feasible: int = 0
     optimality: str = ""
+    refined: int = 0
+    reproducible: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,12 +21,14 @@ from ..costmodels.workload import Workload
 from ..hardware_profiles.errors import InvalidProblemError, MeshwrightError
 from ..hardware_profiles.profile_dict import cluster_from_dict, cluster_to_dict
 from .label import config_label
-from .plan import SCHEMA_VERSION, Plan, PlanSet, SearchReport
+from .plan import SCHEMA_VERSION, Plan, PlanSet, Refinement, SearchReport
 from .problem import PlanningProblem
 
 DIGITS = 9
 SCHEMA_PATH = Path(__file__).resolve().parent / "schema" / "plan.v1.json"
-_SIMPLE = ("framework", "objective", "max_memory_bytes", "fit_confidence", "top", "price_per_gpu_hour", "tokens")
+_SIMPLE = (
+    "framework", "objective", "max_memory_bytes", "fit_confidence", "top", "refine", "price_per_gpu_hour", "tokens",
+)  # fmt: skip
 _MAPS = ("metrics", "time_s", "memory_bytes")
 
 
@@ -71,6 +73,7 @@ def _plan_to_dict(plan: Plan) -> dict[str, Any]:
         "tied_with": list(plan.tied_with),
         "pareto": plan.pareto,
         "reasons": list(plan.reasons),
+        "refinements": [asdict(r) for r in plan.refinements],
     }
 
 
@@ -180,6 +183,7 @@ def _plan_from_dict(data: Mapping[str, Any]) -> Plan:
         tied_with=tuple(_of(int, n, "tied_with") for n in data["tied_with"]),
         pareto=_of(bool, data["pareto"], "pareto"),
         reasons=tuple(_of(str, s, "reasons") for s in data["reasons"]),
+        refinements=tuple(_build(Refinement, r, "refinements") for r in data["refinements"]),
         **numbers,
     )
 

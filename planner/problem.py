@@ -15,6 +15,8 @@ from ..hardware_profiles.errors import InvalidProblemError, did_you_mean
 from ..hardware_profiles.types import Cluster
 
 OBJECTIVES = ("throughput", "memory", "cost")
+#: How far the exact kernels take the ranked plans: not at all, within a fixed amount of work, to completion.
+REFINE = ("off", "default", "full")
 #: Numerics that ``allow`` may release to the search.
 ALLOWABLE = ("fp8", "mxfp8", "nvfp4", "offload", "quantized-comm")
 #: Fields that count something and so start at one; the others start at zero.
@@ -33,6 +35,7 @@ class PlanningProblem:
         fit_confidence: least probability of fitting that a listed plan must have.
         allow: numerics that the search may vary (``fp8``, ``mxfp8``, ``nvfp4``, ``offload``,
             ``quantized-comm``); empty by default.
+        refine: how far exact kernels take the ranked plans (``off``, ``default``: a fixed amount of work, ``full``).
         price_per_gpu_hour: dollars, 0 if unknown; tokens: length of the whole run, 0 if unknown.
 
     Raises:
@@ -52,12 +55,14 @@ class PlanningProblem:
     fit_confidence: float = 0.95
     allow: tuple[str, ...] = ()
     top: int = 10
+    refine: str = "default"
     price_per_gpu_hour: float = 0.0
     tokens: float = 0.0
 
     def __post_init__(self) -> None:
         check_framework(self.framework)
         _choice("Objective", self.objective, OBJECTIVES)
+        _choice("--refine", self.refine, REFINE)
         for name in self.allow:
             _choice("--allow", name, ALLOWABLE)
         _check_workload(self.workload)

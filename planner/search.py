@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..costmodels.parallel import ParallelConfig
 from ..costmodels.rules import validate
-from .anatomy import ranked_plans, single_plan
+from ..costmodels.stage_layout import StageLayout
+from .anatomy import laid_out_plan, ranked_plans, single_plan
 from .infeasible import no_fitting_plan, no_legal_plan
 from .pins import check_pins
-from .plan import PlanSet, SearchReport
+from .plan import Plan, PlanSet, SearchReport
 from .problem import PlanningProblem
 from .provenance import provenance
 from .rank import Scored, best_rows, fits, front_rows, score, with_precision
+from .refine import Refined, refine
 from .space import Space, enumerate_space
 
 EXHAUSTIVE = "optimal over the enumerated space (exhaustive)"
 
 
-def plan(problem: PlanningProblem) -> PlanSet:
-    """Every good way to train the model, ranked.
+def plan(problem: PlanningProblem, *, time_limit_s: float | None = None) -> PlanSet:
+    """Every good way to train the model, ranked; the listed plans refined as ``problem.refine`` says.
+
+    Args:
+        time_limit_s: wall seconds that refinement may take (the search itself always completes).
 
     Raises:
         InvalidProblemError: pins that contradict a rule of the framework, or no configuration that obeys them all.
@@ -31,7 +38,34 @@ def plan(problem: PlanningProblem) -> PlanSet:
         raise no_fitting_plan(problem, pools, search)
     best = best_rows(pools, problem.objective, problem.top)
     plans, front = ranked_plans(problem, pools, best, front_rows(pools))
-    return PlanSet(problem=problem, plans=plans, front=front, search=search, provenance=provenance(problem))
+    refined = refine(problem, pools, plans, time_limit_s)
+    return PlanSet(
+        problem=problem,
+        plans=refined.plans,
+        front=_renumbered(front, plans, refined.plans),
+        search=replace(search, refined=refined.count, reproducible=not refined.cut, optimality=_optimality(refined)),
+        provenance=provenance(problem),
+    )
+
+
+def _optimality(refined: Refined) -> str:
+    if not refined.count:
+        return EXHAUSTIVE
+    return f"{EXHAUSTIVE}; stages of {refined.count} plans dealt anew" + (", cut by the time limit" * refined.cut)
+
+
+def _renumbered(front: tuple[Plan, ...], before: tuple[Plan, ...], after: tuple[Plan, ...]) -> tuple[Plan, ...]:
+    """The front keeps its prices with even stages; where its plans are listed it takes their new ranks."""
+    if before == after:
+        return front
+    new = {(p.config, p.precision): p.rank for p in after}
+    old = {(p.config, p.precision) for p in before}
+
+    def rank(p: Plan) -> int:
+        key = (p.config, p.precision)
+        return new[key] if key in new else len(after) + 1 if key in old else max(p.rank, len(after) + 1)
+
+    return tuple(replace(p, rank=rank(p)) for p in front)
 
 
 def explore(problem: PlanningProblem) -> tuple[list[Scored], SearchReport]:
@@ -42,14 +76,17 @@ def explore(problem: PlanningProblem) -> tuple[list[Scored], SearchReport]:
     return pools, _report(spaces, pools)
 
 
-def estimate_plan(problem: PlanningProblem, config: ParallelConfig) -> PlanSet:
+def estimate_plan(problem: PlanningProblem, config: ParallelConfig, layout: StageLayout | None = None) -> PlanSet:
     """One configuration, priced whether it fits or not.
+
+    Args:
+        layout: deal of the layers to stages, where it is not the one that ``config.layer_split`` means.
 
     Raises:
         InvalidProblemError: the configuration breaks a rule of the framework.
     """
     validate(problem.model, problem.workload, problem.cluster, problem.framework, config)
-    only = single_plan(problem, config)
+    only = single_plan(problem, config) if layout is None else laid_out_plan(problem, config, layout)
     ok = bool(fits(problem, only.metrics["peak_bytes"]))
     search = SearchReport(
         enumerated=1, removed_by_memory=int(not ok), feasible=int(ok), optimality="one configuration, nothing searched"

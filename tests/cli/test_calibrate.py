@@ -9,6 +9,7 @@ import re
 
 import pytest
 
+from meshwright.cli.main import run
 from meshwright.costmodels.load_software import load_era, read_era
 from meshwright.planner.plan_json import read_plan_set
 
@@ -33,6 +34,15 @@ def truth(tmp_path_factory):
     assert slower != text
     path = tmp_path_factory.mktemp("truth") / "truth.yaml"
     path.write_text(slower)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory):
+    """Even stages, which a table of runs can describe."""
+    path = tmp_path_factory.mktemp("plans") / "plan.json"
+    request = ["plan", "llama-3.1-8b", "--cluster", "dgx-h100", *SIZE, "--refine", "off"]
+    assert run([*request, "--out", str(path)]) == 0
     return path
 
 
@@ -163,9 +173,10 @@ def test_a_cluster_of_ones_own(cli, runs_file, tmp_path):
 # -- logs -----------------------------------------------------------------------------------------
 def test_a_log_of_a_plan(cli, plan_file, tmp_path):
     """The row that a plan and its log give is priced as the plan was."""
-    plan = read_plan_set(plan_file).plans[1]
+    plan = next(p for p in read_plan_set(plan_file).plans if p.stage_layout is None)
     log, rows, mine = write_log(tmp_path / "run.log", 0.9), tmp_path / "rows.csv", tmp_path / "mine.yaml"
-    arguments = ["calibrate", log, "--cluster", "dgx-h100", "--plan", f"{plan_file}:2", "--rows", rows, "-o", mine]
+    arguments = ["calibrate", log, "--cluster", "dgx-h100", "--plan", f"{plan_file}:{plan.rank}"]
+    arguments += ["--rows", rows, "-o", mine]
     out, err = cli(*arguments, "--json")
     (fit,) = json.loads(out)
     predicted = plan.metrics["step_s"]

@@ -104,7 +104,8 @@ def test_a_range_of_nodes_sizes_the_run(cli, tmp_path):
     assert facts["best_nodes"] == cheapest["nodes"]
     best = json.loads((tmp_path / "best.json").read_text())
     assert best["problem"]["cluster"]["nodes"] == facts["best_nodes"]
-    assert best["plans"][0]["config"] == cheapest["config"]
+    # sizes are compared with even stages, the plans of the best size are refined
+    assert best["plans"][0]["metrics"]["step_s"] <= cheapest["metrics"]["step_s"] * (1 + 1e-9)
 
 
 def test_a_long_range_is_thinned_and_says_so(cli):

@@ -21,7 +21,7 @@ TINY_MOE = replace(
 )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_problem():
     """``make_problem(model="llama-3.1-8b", nodes=1, gpus=None, seq_len=4096, global_batch=64, ...)``."""
 

@@ -27,5 +27,5 @@ def test_what_the_rules_admit_no_emitter_refuses(make_problem, framework, model)
     for i in np.random.default_rng(0).integers(len(table), size=250):
         config = table.row(int(i))
         layers = stage_layer_list(p.model.n_layers, config)
-        candidate = replace(found.plans[0], config=config, stage_layers=layers)
+        candidate = replace(found.plans[0], config=config, stage_layers=layers, stage_layout=None)
         assert emitter.refuse(found, candidate) is None, config

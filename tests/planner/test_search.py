@@ -33,7 +33,7 @@ def test_plans_are_legal_ranked_and_add_up(make_problem, framework):
 
 
 def test_front_goes_from_the_fastest_to_the_leanest(make_problem):
-    p = make_problem(nodes=2)
+    p = make_problem(nodes=2, refine="off")
     found = plan(p)
     assert found.front[0].config == found.plans[0].config and found.front[0].rank == 1
     steps = [x.metrics["step_s"] for x in found.front]
@@ -67,7 +67,7 @@ def test_ties_are_symmetric_and_within_the_noise(make_problem):
 
 def test_numerics_vary_only_when_allowed(make_problem):
     assert {x.precision for x in plan(make_problem()).plans} == {"bf16"}
-    found = plan(make_problem(allow=("fp8",), top=40))
+    found = plan(make_problem(allow=("fp8",), top=40, refine="off"))
     assert found.plans[0].precision == "fp8"
     first = found.plans[0]
     p = make_problem(precision="fp8")
@@ -100,8 +100,8 @@ def test_estimate_plan_prices_one_configuration_whether_it_fits_or_not(make_prob
 
 def test_a_ranked_plan_is_what_estimate_plan_says_of_it(make_problem):
     p = make_problem(nodes=2)
-    for x in plan(p).plans[:3]:
-        again = estimate_plan(p, x.config).plans[0]
+    for x in (*plan(p).plans[:3], *plan(replace(p, refine="off")).plans[:3]):
+        again = estimate_plan(p, x.config, x.stage_layout).plans[0]
         assert again.metrics == pytest.approx(dict(x.metrics))
 
 

@@ -13,7 +13,8 @@ def test_each_size_is_what_plan_finds_there(make_problem):
     s = sizing(p, [4, 1, 2, 2])
     assert [x.nodes for x in s.points] == [1, 2, 4]
     for x in s.points:
-        alone = plan(make_problem(nodes=x.nodes, price_per_gpu_hour=2.0, tokens=1e12, global_batch=128)).plans[0]
+        even = {"price_per_gpu_hour": 2.0, "tokens": 1e12, "global_batch": 128, "refine": "off"}
+        alone = plan(make_problem(nodes=x.nodes, **even)).plans[0]
         assert x.plan.config == alone.config and x.days == pytest.approx(alone.metrics["days"])
         assert x.dollars == pytest.approx(alone.metrics["dollars"])
         assert x.gpus == 8 * x.nodes
