@@ -167,7 +167,6 @@ def _alike(choices: list[list[Option]], size: int) -> tuple[Ints, Ints, Ints]:
         counts[i + 1] = counts[i]
         if len(kept) > 1:
             counts[i + 1, number[tuple(kept)]] += 1
-    # a random linear form tells count vectors apart; collisions are ruled out below
     pairs = (counts[None, :, :] - counts[:, None, :]).reshape(size * size, -1)
     upper = np.triu_indices(size)
     flat = upper[0] * size + upper[1]

@@ -1,7 +1,7 @@
 """Pipeline partition as a linear model for CP-SAT, HiGHS and CBC.
 
-``z[i, c]`` says that piece ``i`` lies on chunk ``c`` or before; ``z[i, c] - z[i, c - 1]`` that it lies on ``c``. A piece
-on ``c`` in another mode than its first has a binary of its own, from which its time and its saving follow.
+``z[i, c]`` says that piece ``i`` lies on chunk ``c`` or before; ``z[i, c] - z[i, c - 1]`` that it lies on ``c``. A
+piece on ``c`` in another mode than its first has a binary of its own, from which its time and its saving follow.
 """
 
 from __future__ import annotations
