@@ -59,6 +59,8 @@ class PartitionProblem:
             short-lived; short-lived while a layer is recomputed.
         in_flight, capacity, working_sets, stage_time, stage_bytes: one entry per stage.
         sum_weight, max_weight: of the objective.
+        leading: None lets every piece choose its mode; a number puts that many of a chunk's pieces with several modes,
+            from its beginning, into their second mode and the others into their first (Megatron-LM's block method).
         counted: which pieces count for ``least`` (layers); least: fewest of them on a chunk. 0 allows empty chunks.
         pins: stage of single pieces; forbidden_cuts: pieces that no chunk may begin with; together: pairs of pieces
             on one stage (tied embedding and head).
@@ -79,6 +81,7 @@ class PartitionProblem:
     stage_bytes: tuple[int, ...] = ()
     sum_weight: int = 1
     max_weight: int = 0
+    leading: int | None = None
     counted: tuple[bool, ...] = ()
     least: int = 0
     pins: Mapping[int, int] = field(default_factory=dict)
@@ -114,7 +117,7 @@ class PartitionProblem:
         numbers = [v for row in (*self.time, *self.live) for v in row]
         for name in ("fixed", "update", "peak", "redo", "in_flight", "working_sets", "stage_time", "stage_bytes"):
             numbers += getattr(self, name)
-        numbers += [self.sum_weight, self.max_weight, self.least]
+        numbers += [self.sum_weight, self.max_weight, self.least, self.leading or 0]
         if any(v != int(v) or v < 0 for v in numbers):
             raise ValueError("times, bytes and weights must be whole numbers of at least 0")
         worst = sum(max(t) for t in self.time) + self.vp * sum(self.stage_time)
@@ -140,6 +143,15 @@ class PartitionProblem:
             for a, b in self.together:
                 found |= set(range(a + 1, b + 1))
         return frozenset(found)
+
+    def leading_modes(self, cuts: Sequence[int]) -> tuple[int, ...]:
+        """Modes that ``leading`` prescribes for some cuts."""
+        modes = [0] * self.n
+        for start, end in itertools.pairwise(cuts):
+            movable = [i for i in range(start, end) if len(self.time[i]) > 1]
+            for i in movable[: self.leading or 0]:
+                modes[i] = 1
+        return tuple(modes)
 
     # -- pricing ----------------------------------------------------------------------------------
     def chunk_times(self, value: Partition) -> Ints:
@@ -176,6 +188,8 @@ class PartitionProblem:
         if len(value.modes) != n or any(not 0 <= r < len(self.time[i]) for i, r in enumerate(value.modes)):
             return ["a piece has no such mode"]
         stage = value.chunk_of_piece() % self.stages
+        if self.leading is not None and value.modes != self.leading_modes(cuts):
+            return [f"not the first {self.leading} layers of every chunk have left their first mode"]
         broken = [f"a chunk begins with piece {c}" for c in cuts[1:-1] if c in self.no_cut()]
         broken += [f"piece {p} is not on stage {at}" for p, at in self.pins.items() if stage[p] != at]
         broken += [f"pieces {a} and {b} are apart" for a, b in self.together if stage[a] != stage[b]]

@@ -173,7 +173,9 @@ def _solve_chunks(problem: PartitionProblem, budget: _Budget) -> _Found:
 
 
 def _with_modes(problem: PartitionProblem, cuts: tuple[int, ...]) -> Partition:
-    """Cheapest modes of every chunk by itself."""
+    """Cheapest modes of every chunk by itself, or those prescribed."""
+    if problem.leading is not None:
+        return Partition(cuts, problem.leading_modes(cuts))
     modes: list[int] = []
     for c, (start, end) in enumerate(itertools.pairwise(cuts)):
         modes += cheapest_modes(problem, range(start, end), c % problem.stages) or [0] * (end - start)
@@ -220,6 +222,8 @@ def _solve_pinned(problem: PartitionProblem, budget: _Budget) -> _Found:
 
 def _shared_modes(problem: PartitionProblem, cuts: tuple[int, ...]) -> Partition | None:
     """Modes that add the least time when a stage's chunks fill its memory together."""
+    if problem.leading is not None:
+        return Partition(cuts, problem.leading_modes(cuts))
     modes = [0] * problem.n
     of = Partition(cuts, tuple(modes)).chunk_of_piece() % problem.stages
     for stage in range(problem.stages):

@@ -52,11 +52,15 @@ def interval_times(problem: PartitionProblem) -> Ints:
 
     flight, sets = np.array(problem.in_flight)[:, None, None], np.array(problem.working_sets)[:, None, None]
     room = (np.array(problem.capacity) - np.array(problem.stage_bytes))[:, None, None]
+    time = inside(base) + np.array(problem.stage_time, dtype=np.int64)[:, None, None]
     need = inside(fixed) + flight * inside(live) + sets * _widest(problem.peak) - room
+    if problem.leading is not None:
+        less, more, moved = _leading(problem)
+        fits = need - flight * less + sets * moved * _widest(problem.redo) <= 0
+        return np.where(_allowed(problem) & fits & (inside(update) <= room), time + more, NEVER)
     short = np.where(need > 0, need + sets * _widest(problem.redo), 0)
     saved = np.where(short > 0, -(-short // np.maximum(flight, 1)), 0)
     possible = _allowed(problem) & ((short == 0) | (flight > 0)) & (inside(update) <= room)
-    time = inside(base) + np.array(problem.stage_time, dtype=np.int64)[:, None, None]
     added = _added(options(problem), saved, possible)
     out: Ints = np.where(possible & (added < NEVER), time + np.minimum(added, NEVER), NEVER)
     return out
@@ -116,6 +120,18 @@ def _widest(values: Sequence[int]) -> Ints:
     for i in range(n):
         out[i, i + 1 :] = np.maximum.accumulate(row[i:])
     return out
+
+
+def _leading(problem: PartitionProblem) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+    """Bytes saved per micro-batch, time added, and whether any piece moves, in every interval whose first
+    ``problem.leading`` movable pieces are in their second mode."""
+    movable = [i for i, times in enumerate(problem.time) if len(times) > 1]
+    saved = _prefix(problem.live[i][0] - problem.live[i][1] for i in movable)
+    added = _prefix(problem.time[i][1] - problem.time[i][0] for i in movable)
+    number = _prefix(int(len(times) > 1) for times in problem.time)
+    first, last = number[:, None], np.maximum(number[None, :], number[:, None])
+    upto = np.minimum(first + (problem.leading or 0), last)
+    return saved[upto] - saved[first], added[upto] - added[first], upto > first
 
 
 def _allowed(problem: PartitionProblem) -> NDArray[np.bool_]:

@@ -72,6 +72,8 @@ def build(problem: PartitionProblem) -> LinearModel:
             for c in range(names.chunks):
                 chosen = [(names.modes[i, c, r], 1.0) for r in range(1, len(times))]
                 model.add([*chosen, *((v, -a) for v, a in names.on(i, c))], high=names.one(c))
+    if problem.leading is not None:
+        _leading(model, names, problem, problem.leading)
     for s in range(problem.stages):
         _memory(model, names, problem, s)
     _side_constraints(model, names, problem)
@@ -87,6 +89,26 @@ def _order(model: LinearModel, names: _Names) -> None:
                 model.add([(i * width + c, 1.0), (i * width + c + 1, -1.0)], high=0)
             if i + 1 < names.n:
                 model.add([((i + 1) * width + c, 1.0), (i * width + c, -1.0)], high=0)
+
+
+def _leading(model: LinearModel, names: _Names, problem: PartitionProblem, leading: int) -> None:
+    """A piece is in its second mode on a chunk if and only if it lies there and the one ``leading`` movable pieces
+    before it does not."""
+    movable = [i for i, times in enumerate(problem.time) if len(times) > 1]
+    for place, i in enumerate(movable):
+        for c in range(names.chunks):
+            others = [(names.modes[i, c, r], 1.0) for r in range(2, len(problem.time[i]))]
+            if others:
+                model.add(others, high=0)
+            mode, here, one = (names.modes[i, c, 1], 1.0), names.on(i, c), names.one(c)
+            if not leading:
+                model.add([mode], high=0)
+                continue
+            before = names.on(movable[place - leading], c) if place >= leading else []
+            gone = one if place >= leading else 0
+            # mode >= here - before, mode <= 1 - before; mode <= here holds for every choice
+            model.add([mode, *((v, -a) for v, a in here), *before], low=one - gone)
+            model.add([mode, *before], high=1 - gone)
 
 
 def _memory(model: LinearModel, names: _Names, problem: PartitionProblem, s: int) -> None:

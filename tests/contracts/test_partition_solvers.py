@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,21 @@ def test_some_of_these_are_infeasible_and_some_recompute() -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_kernel_and_cpsat_agree(seed: int) -> None:
     problem = BENCHMARK.random_instance(seed, largest=24, deepest=5)
+    oracle = SOLVERS["cpsat"].solve(problem)
+    assert oracle.termination in (Termination.OPTIMAL, Termination.INFEASIBLE)
+    check(problem, "dp", None if oracle.value is None else oracle.objective)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("seed", range(8))
+def test_leading_pieces_recompute(name: str, seed: int) -> None:
+    problem = replace(tiny(seed), leading=seed % 3)
+    check(problem, name, brute_force(problem))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_leading_pieces_of_larger_problems(seed: int) -> None:
+    problem = replace(BENCHMARK.random_instance(seed + 40, largest=20, deepest=4), leading=1 + seed % 3)
     oracle = SOLVERS["cpsat"].solve(problem)
     assert oracle.termination in (Termination.OPTIMAL, Termination.INFEASIBLE)
     check(problem, "dp", None if oracle.value is None else oracle.objective)
