@@ -1,0 +1,247 @@
+"""From a ranked plan to a better deal of its layers: uneven stages, embedding and head placed, whole layers recomputed
+where memory asks for it and the framework can say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ..costmodels.estimate import Estimate
+from ..costmodels.layer_costs import FULL, LayerCosts, layer_costs
+from ..costmodels.parallel import LayerSplit, ParallelConfig, Recompute, Schedule
+from ..costmodels.stage_layout import StageLayout, even_layout, layout_of
+from ..costmodels.stage_pricing import price_stages
+from .plan import Plan
+from .problem import PlanningProblem
+from .rank import fits, with_precision
+from .solvers.partition import Partition, PartitionProblem
+from .solvers.partition_dp import PartitionDp
+from .solvers.result import Limits, SolveResult
+from .stage_problem import Choice, StageRules, memory_limit_bytes, partition_problem, recompute_of_plan
+
+#: Passes of the kernel that one solve may take unless told otherwise; most need fewer than twenty.
+DEFAULT_LIMITS = Limits(work=200)
+#: Frameworks whose launch files can deal layers one by one.
+FRAMEWORKS = ("megatron-lm", "torchtitan", "any")
+#: A layout must save at least this share of the step to be worth writing down.
+LEAST_GAIN = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefinedStages:
+    """What became of one plan's stages.
+
+    Attributes:
+        changed: whether an uneven layout is faster; if not, ``layout``, ``config`` and ``estimate`` are the even ones.
+        config: the plan's configuration with the layout's split and recomputed layers.
+        layout, estimate: the answer, priced exactly stage by stage; even_layout, even: the even rule, priced alike.
+        even_fits: whether the even layout fits memory when every stage is priced exactly.
+        solve: the kernel's answer to the partition problem behind the layout (None where nothing was solved).
+            Its objective is in ticks of the linear stage times; the proof is of that objective, not of the step.
+        per_layer_step_s: the step if every layer could recompute or not by itself, 0 where it was not asked.
+        reason: one sentence for a reader.
+    """
+
+    changed: bool
+    config: ParallelConfig
+    layout: StageLayout
+    estimate: Estimate
+    even_layout: StageLayout
+    even: Estimate
+    even_fits: bool
+    solve: SolveResult[Partition] | None
+    per_layer_step_s: float
+    reason: str
+
+    @property
+    def even_step_s(self) -> float:
+        """Seconds of a step with even stages."""
+        return float(self.even.step_s)
+
+    @property
+    def refined_step_s(self) -> float:
+        """Seconds of a step with the layout."""
+        return float(self.estimate.step_s)
+
+    @property
+    def gain(self) -> float:
+        """Share of the even step that the layout saves."""
+        return 1.0 - self.refined_step_s / self.even_step_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A layout that fits, priced."""
+
+    config: ParallelConfig
+    layout: StageLayout
+    estimate: Estimate
+    solve: SolveResult[Partition]
+
+    @property
+    def key(self) -> tuple[float, tuple[int, ...]]:
+        return float(self.estimate.step_s), self.layout.chunk_of_piece
+
+
+def refine_stages(problem: PlanningProblem, plan: Plan, limits: Limits = DEFAULT_LIMITS) -> RefinedStages:
+    """Deal a plan's layers to its stages anew.
+
+    Megatron-LM takes any deal of embedding, layers and head (``--pipeline-model-parallel-layout``) and recomputes the
+    same number of whole layers at the head of every chunk; TorchTitan takes any deal with a layer on each chunk
+    (``module_fqns_per_model_part``) and recomputes all layers or none; ``any`` lets each layer choose. DeepSpeed's and
+    FSDP's files cannot say a deal: the even one stays. Multi-token prediction stands with the head. With several
+    chunks on a stage the kernel evens out chunks (``PartitionDp``).
+
+    Args:
+        limits: of each solve; counts passes of the kernel.
+
+    Returns:
+        The better of the even and the best layout found that fits; the step of both is priced exactly.
+    """
+    problem = with_precision(problem, plan.precision)
+    work = _Work(problem, plan.config, limits)
+    told = work.refusal()
+    if told:
+        return work.unchanged(told)
+    found = list(work.candidates())
+    best = min(found, key=lambda c: c.key, default=None)
+    free = 0.0
+    if problem.framework == "megatron-lm" and plan.config.recompute & Recompute.FULL:
+        free = min((float(c.estimate.step_s) for c in work.solved(StageRules(Choice.FREE))), default=0.0)
+    if best is None:
+        return work.unchanged("no other deal of the layers fits memory", free)
+    saved = 1.0 - float(best.estimate.step_s) / float(work.even.step_s)
+    if work.even_fits and saved < LEAST_GAIN:
+        return work.unchanged("no other deal of the layers is faster than the even one", free)
+    return RefinedStages(
+        changed=True,
+        config=best.config,
+        layout=best.layout,
+        estimate=best.estimate,
+        even_layout=work.even_layout,
+        even=work.even,
+        even_fits=work.even_fits,
+        solve=best.solve,
+        per_layer_step_s=free,
+        reason=_reason(best, saved, work, free),
+    )
+
+
+class _Work:
+    """One plan's pieces, its even layout, and layouts solved for."""
+
+    def __init__(self, problem: PlanningProblem, config: ParallelConfig, limits: Limits) -> None:
+        self.problem, self.config, self.limits = problem, config, limits
+        self.costs: LayerCosts = layer_costs(
+            problem.model, problem.workload, problem.cluster, problem.software, config
+        )
+        self.even_layout = even_layout(problem.model, config)
+        self.even = self.price(config, self.even_layout)
+        self.even_fits = bool(fits(problem, self.even.peak_bytes))
+
+    def price(self, config: ParallelConfig, layout: StageLayout) -> Estimate:
+        p = self.problem
+        return price_stages(p.model, p.workload, p.cluster, p.software, config, layout, self.costs)[1]
+
+    def refusal(self) -> str:
+        """Why the even deal must stay, or nothing."""
+        if self.config.pp == 1:
+            return "one stage holds the whole model"
+        if self.problem.framework not in FRAMEWORKS:
+            return f"launch files of {self.problem.framework} cannot deal layers one by one"
+        if self.config.schedule == Schedule.ZERO_BUBBLE_V:
+            return "the V schedule places its first and its last chunk on one stage"
+        if self.problem.model.mtp_layers and self.problem.framework == "torchtitan":
+            return "TorchTitan's layouts have no multi-token prediction"
+        return ""
+
+    def candidates(self) -> Iterator[_Candidate]:
+        """Layouts that the framework can express."""
+        framework, full = self.problem.framework, bool(self.config.recompute & Recompute.FULL)
+        if framework == "any":
+            yield from self.solved(StageRules(Choice.FREE))
+        elif framework == "megatron-lm" and full:
+            yield from self.leading()
+        elif not self.config.recompute_layers:
+            yield from self.solved(StageRules(Choice.PLAN, layer_everywhere=framework == "torchtitan"))
+
+    def leading(self) -> Iterator[_Candidate]:
+        """Whole layers at the head of each chunk: none, and from the fewest that fit on while steps get shorter."""
+        yield from self.solved(StageRules(Choice.LEADING, 0))
+        low, high = 0, self.problem.model.n_layers
+        seen: dict[int, list[_Candidate]] = {}
+        while high - low > 1:
+            middle = (low + high) // 2
+            seen[middle] = list(self.solved(StageRules(Choice.LEADING, middle)))
+            low, high = (low, middle) if seen[middle] else (middle, high)
+        best = float("inf")
+        for number in range(high, self.problem.model.n_layers + 1):
+            found = seen.get(number) or list(self.solved(StageRules(Choice.LEADING, number)))
+            step = min((float(c.estimate.step_s) for c in found), default=float("inf"))
+            if step >= best:
+                return
+            best = step
+            yield from found
+
+    def solved(self, rules: StageRules) -> Iterator[_Candidate]:
+        """The kernel's layout under some rules, if it fits; a second try leaves the room that the first lacked."""
+        less = 0.0
+        for _ in range(2):
+            posed = partition_problem(self.problem, self.config, self.costs, rules, less_bytes=less)
+            result = PartitionDp().solve(posed, self.limits)
+            if result.value is None:
+                return
+            config, layout = self.read(posed, result.value, rules)
+            estimate = self.price(config, layout)
+            if bool(fits(self.problem, estimate.peak_bytes)):
+                yield _Candidate(config, layout, estimate, result)
+                return
+            less += float(estimate.peak_bytes) - memory_limit_bytes(self.problem)
+
+    def read(
+        self, posed: PartitionProblem, value: Partition, rules: StageRules
+    ) -> tuple[ParallelConfig, StageLayout]:
+        """Layout and configuration of an answer."""
+        model, config = self.problem.model, self.config
+        layers = range(1, model.n_layers + 1)
+        if rules.choice is Choice.PLAN:
+            flags = [recompute_of_plan(config) == FULL] * model.n_layers
+        else:
+            flags = [value.modes[i] == 1 for i in layers]
+        sizes = [end - start for start, end in zip(value.cuts, value.cuts[1:], strict=False)]
+        layout = layout_of(sizes, config.pp, model.n_layers, model.mtp_layers, flags)
+        config = replace(config, layer_split=int(LayerSplit.LAYOUT))
+        if rules.choice is Choice.LEADING:
+            whole = all(flags)
+            mask = config.recompute if rules.leading else config.recompute & ~Recompute.FULL
+            number = 0 if whole or not rules.leading else rules.leading * config.vp
+            config = replace(config, recompute=int(mask), recompute_layers=number)
+        return config, layout
+
+    def unchanged(self, reason: str, free: float = 0.0) -> RefinedStages:
+        """The even layout, with why it stays."""
+        return RefinedStages(
+            changed=False,
+            config=self.config,
+            layout=self.even_layout,
+            estimate=self.even,
+            even_layout=self.even_layout,
+            even=self.even,
+            even_fits=self.even_fits,
+            solve=None,
+            per_layer_step_s=free,
+            reason=f"even stages stay: {reason}",
+        )
+
+
+def _reason(best: _Candidate, saved: float, work: _Work, free: float) -> str:
+    first, last = best.layout.stage_layers[0], best.layout.stage_layers[-1]
+    words = f"stages of {min(best.layout.stage_layers)} to {max(best.layout.stage_layers)} layers "
+    words += f"(first {first}, last {last}) "
+    words += f"save {saved:.1%} of the step" if work.even_fits else "fit memory where even ones do not"
+    before, after = sum(work.even_layout.recompute), sum(best.layout.recompute)
+    if before != after:
+        words += f"; {after} instead of {before} layers recompute"
+    if free and free < float(best.estimate.step_s) * (1.0 - LEAST_GAIN):
+        words += f"; recompute chosen layer by layer would save a further {1.0 - free / float(best.estimate.step_s):.1%}"
+    return words
