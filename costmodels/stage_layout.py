@@ -108,6 +108,20 @@ class StageLayout:
             out += [number] * (chunk.embedding + chunk.layers + chunk.mtp + chunk.head)
         return tuple(out)
 
+    @property
+    def leading_recompute(self) -> int | None:
+        """Number of layers at the head of every chunk that recompute, the same for all (0: none; a chunk with fewer
+        layers recomputes all of its own), or None where the flags are not of that form."""
+        counts, at = [], 0
+        for chunk in self.flat:
+            flags = self.recompute[at : at + chunk.layers]
+            at += chunk.layers
+            if list(flags) != sorted(flags, reverse=True):
+                return None
+            counts.append((sum(flags), chunk.layers))
+        most = max(n for n, _ in counts)
+        return most if all(n == min(most, layers) for n, layers in counts) else None
+
     def check_model(self, model: ModelSpec) -> None:
         """Refuse a layout of another model.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..costmodels.parallel import ParallelConfig
+from ..costmodels.stage_layout import StageLayout
 from .problem import PlanningProblem
 
 SCHEMA_VERSION = "meshwright.plan/v1"
@@ -24,6 +25,8 @@ class Plan:
             ``dollars_per_million_tokens``, ``days``, ``dollars``.
         time_s, memory_bytes: the named parts of ``TimeBreakdown`` and ``MemoryBreakdown``.
         stage_layers: layers on each pipeline stage (first to last).
+        stage_layout: the deal of pieces to stages where it is not the rule of ``config.layer_split``; ``config`` then
+            has ``LayerSplit.LAYOUT``.
         pareto: on the front of step time against peak memory.
         reasons: sentences that say why this plan stands here.
     """
@@ -35,6 +38,7 @@ class Plan:
     time_s: Mapping[str, float]
     memory_bytes: Mapping[str, float]
     stage_layers: tuple[int, ...] = ()
+    stage_layout: StageLayout | None = None
     tied_with: tuple[int, ...] = ()
     pareto: bool = False
     reasons: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from typing import Any
 from ..costmodels.load_software import software_from_dict, software_to_dict
 from ..costmodels.model_dict import model_from_dict, model_to_dict
 from ..costmodels.parallel import CONFIG_FIELDS, ParallelConfig
+from ..costmodels.stage_layout import StageLayout
 from ..costmodels.workload import Workload
 from ..hardware_profiles.errors import InvalidProblemError, MeshwrightError
 from ..hardware_profiles.profile_dict import cluster_from_dict, cluster_to_dict
@@ -66,6 +67,7 @@ def _plan_to_dict(plan: Plan) -> dict[str, Any]:
         "time_s": dict(plan.time_s),
         "memory_bytes": dict(plan.memory_bytes),
         "stage_layers": list(plan.stage_layers),
+        **({"stage_layout": plan.stage_layout.to_dict()} if plan.stage_layout else {}),
         "tied_with": list(plan.tied_with),
         "pareto": plan.pareto,
         "reasons": list(plan.reasons),
@@ -174,11 +176,20 @@ def _plan_from_dict(data: Mapping[str, Any]) -> Plan:
         config=config,
         precision=_of(str, data["precision"], "precision"),
         stage_layers=tuple(_of(int, n, "stage_layers") for n in data["stage_layers"]),
+        stage_layout=_layout_from_dict(data, config),
         tied_with=tuple(_of(int, n, "tied_with") for n in data["tied_with"]),
         pareto=_of(bool, data["pareto"], "pareto"),
         reasons=tuple(_of(str, s, "reasons") for s in data["reasons"]),
         **numbers,
     )
+
+
+def _layout_from_dict(data: Mapping[str, Any], config: ParallelConfig) -> StageLayout | None:
+    if "stage_layout" not in data:
+        return None
+    layout = StageLayout.from_dict(_of(dict, data["stage_layout"], "stage_layout"))
+    layout.check_config(config)
+    return layout
 
 
 def _of(kind: type[Any], value: Any, where: str) -> Any:

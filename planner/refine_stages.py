@@ -11,6 +11,7 @@ from ..costmodels.layer_costs import FULL, LayerCosts, layer_costs
 from ..costmodels.parallel import LayerSplit, ParallelConfig, Recompute, Schedule
 from ..costmodels.stage_layout import StageLayout, even_layout, layout_of
 from ..costmodels.stage_pricing import price_stages
+from .anatomy import make_plan
 from .plan import Plan
 from .problem import PlanningProblem
 from .rank import fits, with_precision
@@ -132,9 +133,7 @@ class _Work:
 
     def __init__(self, problem: PlanningProblem, config: ParallelConfig, limits: Limits) -> None:
         self.problem, self.config, self.limits = problem, config, limits
-        self.costs: LayerCosts = layer_costs(
-            problem.model, problem.workload, problem.cluster, problem.software, config
-        )
+        self.costs: LayerCosts = layer_costs(problem.model, problem.workload, problem.cluster, problem.software, config)
         self.even_layout = even_layout(problem.model, config)
         self.even = self.price(config, self.even_layout)
         self.even_fits = bool(fits(problem, self.even.peak_bytes))
@@ -198,9 +197,7 @@ class _Work:
                 return
             less += float(estimate.peak_bytes) - memory_limit_bytes(self.problem)
 
-    def read(
-        self, posed: PartitionProblem, value: Partition, rules: StageRules
-    ) -> tuple[ParallelConfig, StageLayout]:
+    def read(self, posed: PartitionProblem, value: Partition, rules: StageRules) -> tuple[ParallelConfig, StageLayout]:
         """Layout and configuration of an answer."""
         model, config = self.problem.model, self.config
         layers = range(1, model.n_layers + 1)
@@ -243,5 +240,22 @@ def _reason(best: _Candidate, saved: float, work: _Work, free: float) -> str:
     if before != after:
         words += f"; {after} instead of {before} layers recompute"
     if free and free < float(best.estimate.step_s) * (1.0 - LEAST_GAIN):
-        words += f"; recompute chosen layer by layer would save a further {1.0 - free / float(best.estimate.step_s):.1%}"
+        words += (
+            f"; recompute chosen layer by layer would save a further {1.0 - free / float(best.estimate.step_s):.1%}"
+        )
     return words
+
+
+def refined_plan(problem: PlanningProblem, plan: Plan, refined: RefinedStages) -> Plan:
+    """The plan with its new layout and what it costs; its rank, ties and front mark stay, its reason comes last."""
+    if not refined.changed:
+        return replace(plan, reasons=(*plan.reasons, refined.reason))
+    priced = make_plan(with_precision(problem, plan.precision), refined.config, refined.estimate, 0, rank=plan.rank)
+    return replace(
+        priced,
+        stage_layers=refined.layout.stage_layers,
+        stage_layout=refined.layout,
+        tied_with=plan.tied_with,
+        pareto=plan.pareto,
+        reasons=(*plan.reasons, refined.reason),
+    )

@@ -123,6 +123,10 @@ class Emitter(Protocol):
         """
 
 
+#: Emitters that write ``Plan.stage_layout``; others would start the even deal instead.
+WRITES_LAYOUTS = frozenset({"megatron-lm", "torchtitan"})
+
+
 def refuse_unlaunchable(plan: Plan) -> str | None:
     """Why no framework's options can express a configuration that can be estimated, or None."""
     if plan.config.vocab_parallel:
@@ -136,6 +140,8 @@ def require_expressible(emitter: Emitter, plan_set: PlanSet, plan: Plan) -> None
     """Raise the refusal of an emitter as an error; no framework's options express a split vocabulary or balanced
     layers."""
     reason = refuse_unlaunchable(plan) or emitter.refuse(plan_set, plan)
+    if not reason and plan.stage_layout and emitter.name not in WRITES_LAYOUTS:
+        reason = "its emitter does not write stage layouts"
     if reason:
         raise UnsupportedByFrameworkError(f"plan {plan.rank} cannot be written for {emitter.name}: {reason}")
 

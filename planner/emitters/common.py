@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from ...costmodels.parallel import ParallelConfig, recompute_label
+from ...costmodels.model_spec import ModelSpec
+from ...costmodels.parallel import LayerSplit, ParallelConfig, Recompute, recompute_label
+from ...costmodels.stage_layout import StageLayout
 from ...costmodels.workload import Workload
 from ..plan import Plan, PlanSet
 from .base import Emitter, LaunchBundle, LaunchOptions
@@ -124,9 +126,36 @@ def manifest(emitter: Emitter, plan_set: PlanSet, plan: Plan, notes: Sequence[st
         "world_size": plan.config.world_size,
         "config": {k: int(v) for k, v in asdict(plan.config).items()},
         "stage_layers": list(plan.stage_layers),
+        **({"stage_layout": plan.stage_layout.to_dict()} if plan.stage_layout else {}),
         "notes": list(notes),
     }
     return json.dumps(value, indent=2) + "\n"
+
+
+def disagreement(plan: Plan, layout: StageLayout, model: ModelSpec) -> str | None:
+    """Why a plan's layout contradicts its configuration or its model, or None.
+
+    A configuration says how many layers recompute on a rank, dealt to its chunks; the layout says which.
+    """
+    config = plan.config
+    if (layout.pp, layout.vp) != (config.pp, config.vp) or plan.stage_layers != layout.stage_layers:
+        return f"the plan's stage_layout is not one of pp {config.pp} and vp {config.vp} with its stage_layers"
+    if (layout.n_layers, layout.mtp_layers) != (model.n_layers, model.mtp_layers):
+        return f"the plan's stage_layout does not deal the layers of {model.name}"
+    if config.layer_split != LayerSplit.LAYOUT:
+        return "the plan has a stage_layout, but its layer_split is not that of a layout"
+    full = bool(config.recompute & Recompute.FULL)
+    asked = max(chunk.layers for chunk in layout.flat) if not config.recompute_layers else 0
+    per_chunk = (asked or config.recompute_layers // config.vp) * full
+    most = max(chunk.layers for chunk in layout.flat)
+    if layout.leading_recompute is None or min(per_chunk, most) != layout.leading_recompute:
+        return "the layers that recompute in the plan's stage_layout are not those of its configuration"
+    return None
+
+
+def refuse_layout(plan: Plan, what: str) -> str | None:
+    """Why ``what`` cannot write an explicit layout, or None where the plan has none."""
+    return f"{what} cannot deal layers to stages one by one" if plan.stage_layout else None
 
 
 def refuse_dense_only(plan_set: PlanSet, what: str) -> str | None:

@@ -22,6 +22,7 @@ from .common import (
     hsdp_replicas,
     manifest,
     micro_batches,
+    refuse_layout,
     torchrun_array,
     user_env,
     world_check,
@@ -39,7 +40,7 @@ class DeepSpeed:
 
     def refuse(self, plan_set: PlanSet, plan: Plan) -> str | None:
         """Why DeepSpeed 0.19 cannot run the plan, or None (see ``Emitter``)."""
-        return _refuse_degrees(plan) or _refuse_numerics(plan_set, plan)
+        return refuse_layout(plan, "its configuration") or _refuse_degrees(plan) or _refuse_numerics(plan_set, plan)
 
     def emit(self, plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> LaunchBundle:
         """``launch.sh``, ``ds_config.json``, ``launch.json`` and, wrapped for Slurm, ``job.sbatch``.

@@ -8,9 +8,11 @@ Stages come in the order of the layers: chunk 0 of every rank, then chunk 1 of e
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
+from ...costmodels.stage_layout import Chunk, StageLayout
 from ...hardware_profiles.errors import InvalidProblemError
 
 
@@ -48,15 +50,45 @@ def encode_layout(stage_layers: Sequence[int], vp: int, mtp_layers: int = 0) -> 
     return "|".join(stages)
 
 
+def encode_stage_layout(layout: StageLayout) -> str:
+    """Layout string of an explicit deal; recompute flags are not part of it."""
+
+    def stage(chunk: Chunk) -> str:
+        return "E" * chunk.embedding + _repeat("t", chunk.layers) + _repeat("m", chunk.mtp) + "L" * chunk.head
+
+    return "|".join(stage(chunk) for chunk in layout.flat)
+
+
+def decode_stage_layout(text: str, pp: int) -> StageLayout:
+    """The deal that a layout string stands for, without recompute.
+
+    Raises:
+        InvalidProblemError: the string is malformed, out of order, or its stages do not divide by ``pp``.
+    """
+    _, vp = decode_layout(text, pp)
+    stages = [Counter(stage) for stage in _unrolled(text).split("|")]
+    if any(stage["E"] > 1 or stage["L"] > 1 for stage in stages):
+        raise InvalidProblemError(f"--pipeline-model-parallel-layout {text!r} has more than one E or L on a stage.")
+    chunks = [Chunk(stage["t"], stage["E"] == 1, stage["m"], stage["L"] == 1) for stage in stages]
+    rows = tuple(tuple(chunks[v * pp : (v + 1) * pp]) for v in range(vp))
+    return StageLayout(rows, (False,) * sum(chunk.layers for chunk in chunks))
+
+
+def _unrolled(text: str) -> str:
+    """A layout string with its repeats spelt out."""
+    flat = text.replace(",", "").replace(" ", "")
+    for pattern in (r"\(([^)]+)\)\*(\d+)", r"(.)\*(\d+)"):
+        flat = re.sub(pattern, lambda m: m.group(1) * int(m.group(2)), flat)
+    return flat
+
+
 def decode_layout(text: str, pp: int) -> tuple[tuple[int, ...], int]:
     """Layers per rank and chunks per rank of a layout string.
 
     Raises:
         InvalidProblemError: the string is malformed or its stages do not divide by ``pp``.
     """
-    flat = text.replace(",", "").replace(" ", "")
-    for pattern in (r"\(([^)]+)\)\*(\d+)", r"(.)\*(\d+)"):
-        flat = re.sub(pattern, lambda m: m.group(1) * int(m.group(2)), flat)
+    flat = _unrolled(text)
     bad = sorted(set(flat) - set("EtmL|"))
     if bad:
         raise InvalidProblemError(f"--pipeline-model-parallel-layout {text!r} holds {bad[0]!r}; use E, t, m, L and |.")

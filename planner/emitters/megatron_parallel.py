@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ...costmodels.model_spec import ModelSpec
 from ...costmodels.parallel import CpComm, LayerSplit, ParallelConfig, Recompute, Schedule
+from ...costmodels.stage_layout import StageLayout
 from ...costmodels.workload import Workload
 from ..plan import Plan, PlanSet
-from .common import hsdp_replicas, micro_batches
-from .megatron_layout import encode_layout
+from .common import disagreement, hsdp_replicas, micro_batches
+from .megatron_layout import encode_layout, encode_stage_layout
 from .shell import Flag, flag
 
 CP_COMM = {CpComm.RING: "p2p", CpComm.ALL_GATHER: "all_gather", CpComm.ULYSSES: "a2a"}
@@ -31,6 +33,8 @@ def pipeline_flags(plan: Plan, mtp_layers: int) -> list[Flag]:
     flags = [flag("--pipeline-model-parallel-size", config.pp)]
     if config.pp == 1:
         return flags
+    if plan.stage_layout:
+        return [*flags, flag("--pipeline-model-parallel-layout", encode_stage_layout(plan.stage_layout))]
     if needs_layout(plan):
         return [
             *flags,
@@ -183,6 +187,8 @@ def _refuse_schedule(plan_set: PlanSet, plan: Plan) -> str | None:
             f"interleaving needs the {micro_batches(plan_set, plan)} micro-batches of a pipeline "
             f"to be a multiple of pp {config.pp}"
         )
+    if plan.stage_layout:
+        return _refuse_layout(plan, plan.stage_layout, model)
     if config.layer_split == LayerSplit.LAYOUT:
         if len(plan.stage_layers) != config.pp or sum(plan.stage_layers) != model.n_layers:
             return f"the plan's stage_layers do not deal {model.n_layers} layers to {config.pp} stages"
@@ -191,6 +197,19 @@ def _refuse_schedule(plan_set: PlanSet, plan: Plan) -> str | None:
     if (model.n_layers + extra) % (config.pp * config.vp):
         counted = f"{model.n_layers} layers" + (" plus embedding and loss" if extra else "")
         return f"{counted} do not divide by pp * vp = {config.pp * config.vp}; a layout would be needed"
+    return None
+
+
+def _refuse_layout(plan: Plan, layout: StageLayout, model: ModelSpec) -> str | None:
+    """Why an explicit layout does not go with the rest of the plan or with ``pipeline_parallel_layer_layout.py``."""
+    reason = disagreement(plan, layout, model)
+    if reason:
+        return reason
+    holders = [i for i, chunk in enumerate(layout.flat) if chunk.mtp]
+    if len(holders) > 1:
+        return "its layouts keep all multi-token prediction on one chunk"
+    if holders and (holders[0] < (layout.vp - 1) * layout.pp or holders[0] % layout.pp == 0):
+        return "its layouts keep multi-token prediction on the last chunk of a rank other than the first"
     return None
 
 

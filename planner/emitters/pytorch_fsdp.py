@@ -20,6 +20,7 @@ from .common import (
     manifest,
     micro_batches,
     refuse_dense_only,
+    refuse_layout,
     torchrun_array,
     user_env,
     world_check,
@@ -46,6 +47,7 @@ class PytorchFsdp:
         """Why the generated script cannot run the plan, or None (see ``Emitter``)."""
         return (
             refuse_dense_only(plan_set, "the generated script")
+            or refuse_layout(plan, "the generated script")
             or _refuse_modes(plan_set, plan)
             or _refuse_numerics(plan_set, plan)
         )

@@ -7,14 +7,19 @@ Later releases renamed the batch options, so the version is part of the emitter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+from ...costmodels.model_spec import ModelSpec
 from ...costmodels.parallel import Recompute, Schedule
+from ...costmodels.stage_layout import Chunk, StageLayout
+from ...hardware_profiles.errors import InvalidProblemError
 from ..plan import Plan, PlanSet
 from .base import LaunchBundle, LaunchOptions, Proof, require_expressible
 from .common import (
     bundle,
     cluster_defaults,
+    disagreement,
     global_batch,
     header,
     manifest,
@@ -182,14 +187,47 @@ def pipeline_flags(plan_set: PlanSet, plan: Plan) -> list[Flag]:
     """Schedule, micro-batch and the three numbers from which TorchTitan derives its split."""
     config = plan.config
     name = SCHEDULES.get(Schedule(config.schedule), "Interleaved1F1B" if config.vp > 1 else "1F1B")
-    first, last, layers = split_numbers(plan_set, plan) or (0, 0, 0)
-    return [
+    flags = [
         flag("--parallelism.pipeline_parallel_schedule", name),
         flag("--parallelism.pipeline_parallel_microbatch_size", config.micro_batch_size),
+    ]
+    if plan.stage_layout:
+        return [*flags, flag("--parallelism.module_fqns_per_model_part", *module_names(plan.stage_layout))]
+    first, last, layers = split_numbers(plan_set, plan) or (0, 0, 0)
+    return [
+        *flags,
         flag("--parallelism.pipeline_parallel_layers_per_stage", layers),
         flag("--parallelism.pipeline_parallel_first_stage_less_layers", first),
         flag("--parallelism.pipeline_parallel_last_stage_less_layers", last),
     ]
+
+
+def module_names(layout: StageLayout) -> list[str]:
+    """Modules of every chunk in the order of the model, one comma-separated argument each (``config/manager.py`` reads
+    lists of names so)."""
+    out, at = [], 0
+    for chunk in layout.flat:
+        names = ["tok_embeddings"] * chunk.embedding + [f"layers.{at + i}" for i in range(chunk.layers)]
+        at += chunk.layers
+        out.append(",".join([*names, *["norm", "lm_head"] * chunk.head]))
+    return out
+
+
+def read_module_names(names: Sequence[str], pp: int) -> StageLayout:
+    """Inverse of ``module_names``; recompute is not part of it.
+
+    Raises:
+        InvalidProblemError: modules are unknown or do not make a layout.
+    """
+    chunks = []
+    for text in names:
+        parts = text.split(",")
+        layers = sum(part.startswith("layers.") for part in parts)
+        if layers + sum(part in ("tok_embeddings", "norm", "lm_head") for part in parts) != len(parts):
+            raise InvalidProblemError(f"--parallelism.module_fqns_per_model_part holds unknown modules: {text!r}.")
+        chunks.append(Chunk(layers, "tok_embeddings" in parts, 0, "lm_head" in parts))
+    rows = tuple(tuple(chunks[i : i + pp]) for i in range(0, len(chunks), pp))
+    return StageLayout(rows, (False,) * sum(chunk.layers for chunk in chunks))
 
 
 def titan_split(n_layers: int, stages: int, first: int, last: int) -> tuple[int, ...]:
@@ -258,9 +296,21 @@ def _refuse_pipeline(plan_set: PlanSet, plan: Plan) -> str | None:
     }
     if not needed.get(schedule, True):
         return f"schedule {schedule.name} does not exist with vp {config.vp}"
+    if plan.stage_layout:
+        return _refuse_layout(plan, plan.stage_layout, plan_set.problem.model)
     if len(plan.stage_layers) != config.pp or split_numbers(plan_set, plan) is None:
         return f"its options cannot deal the layers as {', '.join(map(str, plan.stage_layers))}"
     return None
+
+
+def _refuse_layout(plan: Plan, layout: StageLayout, model: ModelSpec) -> str | None:
+    if plan.config.schedule == Schedule.ZERO_BUBBLE_V:
+        return "a stage_layout goes straight through the stages, the V schedule back and forth"
+    if layout.mtp_layers:
+        return "its decoders have no multi-token prediction"
+    if any(not chunk.layers for chunk in layout.flat):
+        return "every model part needs a layer"
+    return disagreement(plan, layout, model)
 
 
 def _refuse_numerics(plan_set: PlanSet, plan: Plan) -> str | None:
