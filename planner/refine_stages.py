@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 from ..costmodels.estimate import Estimate
 from ..costmodels.layer_costs import FULL, LayerCosts, layer_costs
@@ -16,12 +17,13 @@ from .plan import Plan
 from .problem import PlanningProblem
 from .rank import fits, with_precision
 from .solvers.partition import Partition, PartitionProblem
+from .solvers.partition_balance import balance_stages
 from .solvers.partition_dp import PartitionDp
 from .solvers.result import Limits, SolveResult
 from .stage_problem import Choice, StageRules, memory_limit_bytes, partition_problem, recompute_of_plan
 
 #: Passes of the kernel that one solve may take unless told otherwise; most need fewer than twenty.
-DEFAULT_LIMITS = Limits(work=200)
+DEFAULT_LIMITS = Limits(work=60)
 #: Frameworks whose launch files can deal layers one by one.
 FRAMEWORKS = ("megatron-lm", "torchtitan", "any")
 #: A layout must save at least this share of the step to be worth writing down.
@@ -91,7 +93,8 @@ def refine_stages(problem: PlanningProblem, plan: Plan, limits: Limits = DEFAULT
     same number of whole layers at the head of every chunk; TorchTitan takes any deal with a layer on each chunk
     (``module_fqns_per_model_part``) and recomputes all layers or none; ``any`` lets each layer choose. DeepSpeed's and
     FSDP's files cannot say a deal: the even one stays. Multi-token prediction stands with the head. With several
-    chunks on a stage the kernel evens out chunks (``PartitionDp``).
+    chunks on a stage the kernel makes the largest chunk small (``PartitionDp``) and a local search then the busiest
+    stage (``balance_stages``).
 
     Args:
         limits: of each solve; counts passes of the kernel.
@@ -188,16 +191,34 @@ class _Work:
         for _ in range(2):
             posed = partition_problem(self.problem, self.config, self.costs, rules, less_bytes=less)
             result = PartitionDp().solve(posed, self.limits)
-            if result.value is None:
+            over, found = 0.0, False
+            for value in self.answers(posed, result):
+                config, layout = self.read(value, rules)
+                estimate = self.price(config, layout)
+                if bool(fits(self.problem, estimate.peak_bytes)):
+                    found = True
+                    yield _Candidate(config, layout, estimate, result)
+                else:
+                    over = max(over, float(estimate.peak_bytes) - memory_limit_bytes(self.problem))
+            if found or not over:
                 return
-            config, layout = self.read(posed, result.value, rules)
-            estimate = self.price(config, layout)
-            if bool(fits(self.problem, estimate.peak_bytes)):
-                yield _Candidate(config, layout, estimate, result)
-                return
-            less += float(estimate.peak_bytes) - memory_limit_bytes(self.problem)
+            less += over
 
-    def read(self, posed: PartitionProblem, value: Partition, rules: StageRules) -> tuple[ParallelConfig, StageLayout]:
+    def answers(self, posed: PartitionProblem, result: SolveResult[Partition]) -> list[Partition]:
+        """The kernel's answer; with several chunks on a stage also what balances stages without a larger chunk than
+        the kernel's or the even deal's."""
+        found = [] if result.value is None else [result.value]
+        if posed.vp > 1:
+            sizes = [chunk.embedding + chunk.layers + chunk.mtp + chunk.head for chunk in self.even_layout.flat]
+            cuts = tuple(accumulate(sizes, initial=0))
+            modes = posed.leading_modes(cuts) if posed.leading is not None else (0,) * posed.n
+            even = Partition(cuts, modes)
+            starts = [*found, even] if not posed.problems_of(even) else found
+            cap = int(posed.chunk_times(even).max())
+            found += [balance_stages(posed, v, max(cap, int(posed.chunk_times(v).max()))) for v in starts]
+        return list(dict.fromkeys(found))
+
+    def read(self, value: Partition, rules: StageRules) -> tuple[ParallelConfig, StageLayout]:
         """Layout and configuration of an answer."""
         model, config = self.problem.model, self.config
         layers = range(1, model.n_layers + 1)
@@ -205,7 +226,7 @@ class _Work:
             flags = [recompute_of_plan(config) == FULL] * model.n_layers
         else:
             flags = [value.modes[i] == 1 for i in layers]
-        sizes = [end - start for start, end in zip(value.cuts, value.cuts[1:], strict=False)]
+        sizes = [end - start for start, end in pairwise(value.cuts)]
         layout = layout_of(sizes, config.pp, model.n_layers, model.mtp_layers, flags)
         config = replace(config, layer_split=int(LayerSplit.LAYOUT))
         if rules.choice is Choice.LEADING:
