@@ -35,7 +35,7 @@ class StageLayout:
         chunks: ``chunks[v][stage]``; a micro-batch meets chunk 0 of every stage, then chunk 1 of every stage, and so
             on (not the V shape of ``ZERO_BUBBLE_V``).
         recompute: for every transformer layer, in the order of the model, whether backward recomputes it whole.
-            A multi-token-prediction block recomputes as the layers of its stage do.
+            A multi-token-prediction block recomputes as the layers of its stage do, or of the model.
 
     Raises:
         InvalidProblemError: chunks of unequal number, embedding or head that is missing, doubled or out of order,

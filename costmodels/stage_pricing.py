@@ -78,9 +78,10 @@ def price_stages(
 
     ``config.layer_split`` and ``recompute_layers`` are ignored: the layout says both. For ``even_layout`` the estimate
     is that of ``training.estimate`` wherever three kinds of stage describe a pipeline exactly. They do not where middle
-    stages differ (``estimate`` sums their mean), where dense and sparse or full and windowed layers share a stage that
-    recomputes a part of them (it takes the same share of both kinds; here the first layers of a chunk recompute), and
-    where windowed or sparse layers do not fall on stages in equal numbers.
+    stages differ (``estimate`` sums their mean), where multi-token prediction stands on a stage without layers and a
+    part of the layers recomputes (its share here is the model's, there none), where dense and sparse or full and
+    windowed layers share a stage that recomputes a part of them (it takes the same share of both kinds; here the first
+    layers of a chunk recompute), and where windowed or sparse layers do not fall on stages in equal numbers.
 
     With ``vp`` above 1 activations in flight count by a stage's mean chunk and unequal chunks of one stage cost no
     waiting of their own, as in ``estimate``.
@@ -98,7 +99,7 @@ def price_stages(
     layout.check_config(config)
     costs = layer_costs(model, workload, cluster, software, config) if costs is None else costs
     n_micro = max(workload.global_batch / (config.micro_batch_size * config.dp), 1.0)
-    deal = _Deal(costs, layout, config)
+    deal = _Deal(costs, layout)
     stages = _stages(model, workload, software, config, n_micro, deal)
     whole = stages.whole_s
     at = int(np.argmax(whole))
@@ -137,15 +138,15 @@ class _Deal:
 
     __slots__ = ("costs", "mode", "pp", "stage")
 
-    def __init__(self, costs: LayerCosts, layout: StageLayout, config: ParallelConfig) -> None:
+    def __init__(self, costs: LayerCosts, layout: StageLayout) -> None:
         self.costs, self.pp = costs, layout.pp
         self.stage: NDArray[np.int64] = np.asarray(layout.chunk_of_piece, dtype=np.int64) % layout.pp
         # share of whole-layer recompute of each piece: 0 or 1, for multi-token prediction that of its stage's layers
+        # (of the model's on a stage without any)
         flags = np.zeros(costs.n)
         flags[costs.layer] = layout.recompute
         layers, redone = self.count(costs.layer), self.add(flags)
-        everywhere = bool(config.recompute & Recompute.FULL) and not config.recompute_layers
-        share = np.where(layers > 0, redone / np.maximum(layers, 1), float(everywhere))
+        share = np.where(layers > 0, redone / np.maximum(layers, 1), float(flags.sum() / costs.layer.sum()))
         self.mode: Floats = np.where(costs.kind == Piece.MTP, share[self.stage], flags)
 
     def add(self, column: Any) -> Floats:

@@ -35,12 +35,13 @@ class RefinedStages:
     """What became of one plan's stages.
 
     Attributes:
-        changed: whether an uneven layout is faster; if not, ``layout``, ``config`` and ``estimate`` are the even ones.
-        config: the plan's configuration with the layout's split and recomputed layers.
-        layout, estimate: the answer, priced exactly stage by stage; even_layout, even: the even rule, priced alike.
-        even_fits: whether the even layout fits memory when every stage is priced exactly.
-        solve: the kernel's answer to the partition problem behind the layout (None where nothing was solved).
-            Its objective is in ticks of the linear stage times; the proof is of that objective, not of the step.
+        changed: whether ``layout`` or the number of recomputed layers differs from the plan's own.
+        config, layout, estimate: the answer; the configuration has the layout's split and recomputed layers, the
+            estimate is exact stage by stage.
+        before: the plan's own layout, priced alike; before_fits: whether it then fits memory.
+        even: the even deal at its best: where the framework counts recomputed layers, at the count that is fastest.
+        solve: the kernel's answer to the partition problem behind the layout (None for an even layout). Its objective
+            is in ticks of the linear stage times; the proof is of that objective, not of the step.
         per_layer_step_s: the step if every layer could recompute or not by itself, 0 where it was not asked.
         reason: one sentence for a reader.
     """
@@ -49,12 +50,18 @@ class RefinedStages:
     config: ParallelConfig
     layout: StageLayout
     estimate: Estimate
-    even_layout: StageLayout
+    before: Estimate
+    before_fits: bool
     even: Estimate
-    even_fits: bool
+    even_layout: StageLayout
     solve: SolveResult[Partition] | None
     per_layer_step_s: float
     reason: str
+
+    @property
+    def plan_step_s(self) -> float:
+        """Seconds of a step as the plan stands."""
+        return float(self.before.step_s)
 
     @property
     def even_step_s(self) -> float:
@@ -68,22 +75,31 @@ class RefinedStages:
 
     @property
     def gain(self) -> float:
-        """Share of the even step that the layout saves."""
+        """Share of the even step that uneven stages save."""
         return 1.0 - self.refined_step_s / self.even_step_s
+
+    @property
+    def saved(self) -> float:
+        """Share of the plan's own step that is saved."""
+        return 1.0 - self.refined_step_s / self.plan_step_s
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A layout that fits, priced."""
+    """A layout that fits, priced; ``solve`` None: the even deal."""
 
     config: ParallelConfig
     layout: StageLayout
     estimate: Estimate
-    solve: SolveResult[Partition]
+    solve: SolveResult[Partition] | None
+
+    @property
+    def step_s(self) -> float:
+        return float(self.estimate.step_s)
 
     @property
     def key(self) -> tuple[float, tuple[int, ...]]:
-        return float(self.estimate.step_s), self.layout.chunk_of_piece
+        return self.step_s, self.layout.chunk_of_piece
 
 
 def refine_stages(problem: PlanningProblem, plan: Plan, limits: Limits = DEFAULT_LIMITS) -> RefinedStages:
@@ -106,29 +122,21 @@ def refine_stages(problem: PlanningProblem, plan: Plan, limits: Limits = DEFAULT
     work = _Work(problem, plan.config, limits)
     told = work.refusal()
     if told:
-        return work.unchanged(told)
-    found = list(work.candidates())
-    best = min(found, key=lambda c: c.key, default=None)
+        return work.answer(work.own, work.own, f"even stages stay: {told}")
+    evens = [work.own] if work.own_fits else []
+    even = min([*evens, *work.evens()], key=lambda c: c.key, default=work.own)
+    best = min(work.candidates(), key=lambda c: c.key, default=None)
     free = 0.0
     if problem.framework == "megatron-lm" and plan.config.recompute & Recompute.FULL:
-        free = min((float(c.estimate.step_s) for c in work.solved(StageRules(Choice.FREE))), default=0.0)
+        free = min((c.step_s for c in work.solved(StageRules(Choice.FREE))), default=0.0)
     if best is None:
-        return work.unchanged("no other deal of the layers fits memory", free)
-    saved = 1.0 - float(best.estimate.step_s) / float(work.even.step_s)
-    if work.even_fits and saved < LEAST_GAIN:
-        return work.unchanged("no other deal of the layers is faster than the even one", free)
-    return RefinedStages(
-        changed=True,
-        config=best.config,
-        layout=best.layout,
-        estimate=best.estimate,
-        even_layout=work.even_layout,
-        even=work.even,
-        even_fits=work.even_fits,
-        solve=best.solve,
-        per_layer_step_s=free,
-        reason=_reason(best, saved, work, free),
-    )
+        return work.answer(even, even, "even stages stay: no other deal of the layers fits memory", free)
+    fits_evenly = even is not work.own or work.own_fits
+    if fits_evenly and best.step_s > even.step_s * (1.0 - LEAST_GAIN):
+        words = "even stages stay: no other deal of the layers is faster"
+        return work.answer(even, even, words + _recompute_words(work.own, even), free)
+    words = _deal_words(best, even, fits_evenly) + _recompute_words(work.own, best) + _free_words(best, free)
+    return work.answer(best, even, words, free)
 
 
 class _Work:
@@ -137,9 +145,9 @@ class _Work:
     def __init__(self, problem: PlanningProblem, config: ParallelConfig, limits: Limits) -> None:
         self.problem, self.config, self.limits = problem, config, limits
         self.costs: LayerCosts = layer_costs(problem.model, problem.workload, problem.cluster, problem.software, config)
-        self.even_layout = even_layout(problem.model, config)
-        self.even = self.price(config, self.even_layout)
-        self.even_fits = bool(fits(problem, self.even.peak_bytes))
+        layout = even_layout(problem.model, config)
+        self.own = _Candidate(config, layout, self.price(config, layout), None)
+        self.own_fits = bool(fits(problem, self.own.estimate.peak_bytes))
 
     def price(self, config: ParallelConfig, layout: StageLayout) -> Estimate:
         p = self.problem
@@ -156,6 +164,22 @@ class _Work:
         if self.problem.model.mtp_layers and self.problem.framework == "torchtitan":
             return "TorchTitan's layouts have no multi-token prediction"
         return ""
+
+    def evens(self) -> Iterator[_Candidate]:
+        """The even deal with every number of recomputed layers that a framework which counts them can ask for."""
+        if self.problem.framework != "megatron-lm" or not self.config.recompute & Recompute.FULL:
+            return
+        for number in range(max(chunk.layers for chunk in self.own.layout.flat) + 1):
+            rules = StageRules(Choice.LEADING, number)
+            config = self.with_recompute(rules, False)
+            layout = even_layout(self.problem.model, config) if number else self.bare()
+            estimate = self.price(config, layout)
+            if bool(fits(self.problem, estimate.peak_bytes)):
+                yield _Candidate(config, layout, estimate, None)
+
+    def bare(self) -> StageLayout:
+        """The even deal without whole-layer recompute."""
+        return replace(self.own.layout, recompute=(False,) * self.problem.model.n_layers)
 
     def candidates(self) -> Iterator[_Candidate]:
         """Layouts that the framework can express."""
@@ -209,7 +233,7 @@ class _Work:
         the kernel's or the even deal's."""
         found = [] if result.value is None else [result.value]
         if posed.vp > 1:
-            sizes = [chunk.embedding + chunk.layers + chunk.mtp + chunk.head for chunk in self.even_layout.flat]
+            sizes = [chunk.embedding + chunk.layers + chunk.mtp + chunk.head for chunk in self.own.layout.flat]
             cuts = tuple(accumulate(sizes, initial=0))
             modes = posed.leading_modes(cuts) if posed.leading is not None else (0,) * posed.n
             even = Partition(cuts, modes)
@@ -228,43 +252,50 @@ class _Work:
             flags = [value.modes[i] == 1 for i in layers]
         sizes = [end - start for start, end in pairwise(value.cuts)]
         layout = layout_of(sizes, config.pp, model.n_layers, model.mtp_layers, flags)
-        config = replace(config, layer_split=int(LayerSplit.LAYOUT))
         if rules.choice is Choice.LEADING:
-            whole = all(flags)
-            mask = config.recompute if rules.leading else config.recompute & ~Recompute.FULL
-            number = 0 if whole or not rules.leading else rules.leading * config.vp
-            config = replace(config, recompute=int(mask), recompute_layers=number)
-        return config, layout
+            config = self.with_recompute(rules, all(flags))
+        return replace(config, layer_split=int(LayerSplit.LAYOUT)), layout
 
-    def unchanged(self, reason: str, free: float = 0.0) -> RefinedStages:
-        """The even layout, with why it stays."""
+    def with_recompute(self, rules: StageRules, whole: bool) -> ParallelConfig:
+        """The configuration that recomputes so many layers at the head of each chunk, or all."""
+        if not rules.leading:
+            return replace(self.config, recompute=int(self.config.recompute & ~Recompute.FULL), recompute_layers=0)
+        return replace(self.config, recompute_layers=0 if whole else rules.leading * self.config.vp)
+
+    def answer(self, chosen: _Candidate, even: _Candidate, reason: str, free: float = 0.0) -> RefinedStages:
+        """What is handed back."""
         return RefinedStages(
-            changed=False,
-            config=self.config,
-            layout=self.even_layout,
-            estimate=self.even,
-            even_layout=self.even_layout,
-            even=self.even,
-            even_fits=self.even_fits,
-            solve=None,
+            changed=chosen is not self.own,
+            config=chosen.config,
+            layout=chosen.layout,
+            estimate=chosen.estimate,
+            before=self.own.estimate,
+            before_fits=self.own_fits,
+            even=even.estimate,
+            even_layout=even.layout,
+            solve=chosen.solve,
             per_layer_step_s=free,
-            reason=f"even stages stay: {reason}",
+            reason=reason,
         )
 
 
-def _reason(best: _Candidate, saved: float, work: _Work, free: float) -> str:
-    first, last = best.layout.stage_layers[0], best.layout.stage_layers[-1]
-    words = f"stages of {min(best.layout.stage_layers)} to {max(best.layout.stage_layers)} layers "
-    words += f"(first {first}, last {last}) "
-    words += f"save {saved:.1%} of the step" if work.even_fits else "fit memory where even ones do not"
-    before, after = sum(work.even_layout.recompute), sum(best.layout.recompute)
-    if before != after:
-        words += f"; {after} instead of {before} layers recompute"
-    if free and free < float(best.estimate.step_s) * (1.0 - LEAST_GAIN):
-        words += (
-            f"; recompute chosen layer by layer would save a further {1.0 - free / float(best.estimate.step_s):.1%}"
-        )
-    return words
+def _deal_words(best: _Candidate, even: _Candidate, fits_evenly: bool) -> str:
+    layers = best.layout.stage_layers
+    words = f"stages of {min(layers)} to {max(layers)} layers (first {layers[0]}, last {layers[-1]}) "
+    if not fits_evenly:
+        return words + "fit memory where even ones do not"
+    return words + f"save {1.0 - best.step_s / even.step_s:.1%} of the step"
+
+
+def _recompute_words(own: _Candidate, chosen: _Candidate) -> str:
+    before, after = sum(own.layout.recompute), sum(chosen.layout.recompute)
+    return f"; {after} instead of {before} layers recompute" if before != after else ""
+
+
+def _free_words(best: _Candidate, free: float) -> str:
+    if not free or free > best.step_s * (1.0 - LEAST_GAIN):
+        return ""
+    return f"; recompute chosen layer by layer would save a further {1.0 - free / best.step_s:.1%}"
 
 
 def refined_plan(problem: PlanningProblem, plan: Plan, refined: RefinedStages) -> Plan:

@@ -3,7 +3,7 @@
 With the least time of every interval known (``partition_intervals``), the least sum of times under a cap on the largest
 is one pass over stages. The objective's other term, the largest itself, is searched by halving the range of caps: over
 caps from ``low`` to ``high`` no answer beats ``sum_weight * sum(high) + max_weight * low``, which closes most halves
-unseen (Alpa sweeps every cap: arXiv 2201.12023, section 5.2).
+unseen (Alpa sweeps every cap: arXiv 2201.12023, section 5.2). Of equally good cuts the most even ones are taken.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import itertools
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .partition import Ints, Partition, PartitionProblem
 from .partition_intervals import NEVER, cheapest_modes, interval_times
@@ -98,24 +100,44 @@ class _Passes:
 
     def least_sum(self, cap: int) -> tuple[int, int, tuple[int, ...]] | None:
         """Least sum of chunk times none of which exceeds ``cap``: the sum, the largest chunk and the cuts."""
-        n, chunks = self.problem.n, self.problem.chunks
-        reached = np.full(n + 1, NEVER, dtype=np.int64)
+        return self._measured(self._cheapest(np.where(self.times <= cap, self.times, NEVER)))
+
+    def evenest(self, cap: int) -> tuple[int, int, tuple[int, ...]] | None:
+        """Of the cuts of ``least_sum`` those with the least sum of squares (up to rounding).
+
+        The squares are scaled to less than one tick together, so that they only decide between equal sums.
+        """
+        share = 0.5 / self.problem.chunks
+        squares = self.times + share * (self.times / max(cap, 1)) ** 2
+        return self._measured(self._cheapest(np.where(self.times <= cap, squares, NEVER)))
+
+    def _cheapest(self, costs: NDArray[Any]) -> tuple[int, ...] | None:
+        """Cuts with the least sum of costs, ``NEVER`` for what cannot be; of equal cuts those that come first."""
+        n, chunks, stages = self.problem.n, self.problem.chunks, self.problem.stages
+        reached = np.full(n + 1, NEVER, dtype=costs.dtype)
         reached[0] = 0
-        capped = np.where(self.times <= cap, self.times, NEVER)
         history = [reached]
         for c in range(chunks):
-            reached = np.minimum((reached[:, None] + capped[c % self.problem.stages]).min(axis=0), NEVER)
+            reached = np.minimum((reached[:, None] + costs[c % stages]).min(axis=0), NEVER)
             history.append(reached)
         if reached[n] >= NEVER:
             return None
-        cuts, largest = [n], 0
+        cuts = [n]
         for c in range(chunks - 1, -1, -1):
             end = cuts[-1]
-            column = capped[c % self.problem.stages, :, end]
-            begin = int(np.flatnonzero(history[c] + column == history[c + 1][end])[0])
-            largest = max(largest, int(column[begin]))
-            cuts.append(begin)
-        return int(reached[n]), largest, tuple(reversed(cuts))
+            cuts.append(int(np.flatnonzero(history[c] + costs[c % stages, :, end] == history[c + 1][end])[0]))
+        return tuple(reversed(cuts))
+
+    def _measured(self, cuts: tuple[int, ...] | None) -> tuple[int, int, tuple[int, ...]] | None:
+        if cuts is None:
+            return None
+        times = self.chunk_times(cuts)
+        return sum(times), max(times), cuts
+
+    def chunk_times(self, cuts: tuple[int, ...]) -> list[int]:
+        """Time of every chunk."""
+        stages = self.problem.stages
+        return [int(self.times[c % stages, start, end]) for c, (start, end) in enumerate(itertools.pairwise(cuts))]
 
     def least_largest(self) -> int:
         """Smallest possible time of the largest chunk."""
@@ -165,6 +187,9 @@ def _solve_chunks(problem: PartitionProblem, budget: _Budget) -> _Found:
                 heapq.heappush(ranges, (a * least + b * (middle + 1), middle + 1, high, least))
         if not budget.stopped:
             bound = objective
+            times = passes.chunk_times(best) if best else [0]
+            if budget.spend() and (even := passes.evenest(max(times))) is not None and even[0] <= sum(times):
+                best = even[2]
     except KeyboardInterrupt:
         budget.stopped = True
     if best is None:
