@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sample_plans import DEEPSEEK, GPT3, LLAMA, MIXTRAL, plan_set
 
+from meshwright.costmodels.model_spec import ModelSpec
 from meshwright.costmodels.parallel import CpComm, LayerSplit, ParallelConfig, Recompute, Schedule
+from meshwright.costmodels.stage_layout import StageLayout, layout_of
 from meshwright.planner.emitters import LaunchOptions, get, write_bundle
 from meshwright.planner.plan import Plan, PlanSet
 
@@ -23,6 +26,18 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 PLAIN, SLURM = LaunchOptions(), LaunchOptions(wrap="slurm", partition="gpu", time_limit="04:00:00")
 
 Case = tuple[PlanSet, Plan, LaunchOptions]
+
+
+SIZES = (7, 8, 9, 9, 9, 10, 9, 3)
+UNEVEN = layout_of(SIZES, 4, 61, 1, [True, *[False] * 5, *([True] + [False] * 7), *([True] + [False] * 8) * 3,
+                                     True, *[False] * 9, True, *[False] * 8, True])  # fmt: skip
+
+
+def with_layout(model: ModelSpec, layout: StageLayout, config: ParallelConfig, **more: object) -> tuple[PlanSet, Plan]:
+    """A plan with an explicit layout."""
+    made, plan = plan_set(model, config, stage_layers=layout.stage_layers, micro_batches=16, **more)  # type: ignore[arg-type]
+    plan = replace(plan, stage_layout=layout)
+    return replace(made, plans=(plan,)), plan
 
 
 def cases() -> dict[str, Case]:
@@ -48,6 +63,19 @@ def cases() -> dict[str, Case]:
         "megatron-lm/long-context": (*plan_set(LLAMA, long, seq_len=131072), PLAIN),
         "megatron-lm/hsdp": (*plan_set(LLAMA, fsdp, architecture="blackwell", precision="mxfp8"), PLAIN),
         "megatron-lm/mixtral": (*plan_set(MIXTRAL, mixtral, token_drop=1.25), SLURM),
+        "megatron-lm/uneven": (
+            *with_layout(DEEPSEEK, UNEVEN, replace(deepseek, recompute=int(Recompute.FULL), recompute_layers=2, vp=2)),
+            PLAIN,
+        ),
+        "torchtitan/uneven": (
+            *with_layout(
+                LLAMA,
+                layout_of([8, 9, 9, 8], 4, 32, 0, [False] * 32),
+                ParallelConfig(tp=2, pp=4, dp=4, zero_stage=2, sequence_parallel=1, layer_split=LayerSplit.LAYOUT),
+                framework="torchtitan",
+            ),
+            LaunchOptions(torchtitan_module="llama3", torchtitan_config="llama3_8b"),
+        ),
         "torchtitan/pipeline": (
             *plan_set(
                 LLAMA, ParallelConfig(tp=2, pp=4, vp=2, dp=4, zero_stage=2, sequence_parallel=1), framework="torchtitan"

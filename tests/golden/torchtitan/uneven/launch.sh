@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# llama-like-8b on 4 x 8 test-gpu (test-cluster), torchtitan 0.3; plan 1 by meshwright.
+# tp 2 with sequence parallelism, pp 4, dp 4, ZeRO 2, micro-batch 1, recompute none, bf16.
+# 4096 tokens a sequence, 64 sequences a step, 16 micro-batches a pipeline.
+# Predicted: 12.3 s a step, 60.9 GiB on the fullest GPU.
+# Note: pass --tokenizer (a folder with the model's Hugging Face tokenizer files) for a real run.
+# Note: the data set is the one of TorchTitan's configuration; pass --data-path for your own.
+set -euo pipefail
+
+NNODES="${NNODES:-4}"
+GPUS_PER_NODE="${GPUS_PER_NODE:-8}"
+MASTER_ADDR="${MASTER_ADDR:-127.0.0.1}"
+MASTER_PORT="${MASTER_PORT:-29500}"
+JOB_ID="${JOB_ID:-meshwright}"
+TORCHTITAN_MODULE="${TORCHTITAN_MODULE:-llama3}"
+TORCHTITAN_CONFIG="${TORCHTITAN_CONFIG:-llama3_8b}"
+
+if (( NNODES * GPUS_PER_NODE != 32 )); then
+  echo "this plan needs 32 GPUs, but NNODES * GPUS_PER_NODE is $(( NNODES * GPUS_PER_NODE ))" >&2
+  exit 2
+fi
+if (( NNODES > 1 )) && [[ "$MASTER_ADDR" == 127.0.0.1 ]]; then
+  echo "set MASTER_ADDR to the name of the first node, the same on every node" >&2
+  exit 2
+fi
+export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
+
+TORCHRUN_ARGS=(
+  --nnodes "$NNODES"
+  --nproc-per-node "$GPUS_PER_NODE"
+  --rdzv-backend c10d
+  --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT"
+  --rdzv-id "$JOB_ID"
+)
+
+TITAN_ARGS=(
+  --training.local_batch_size 16
+  --training.global_batch_size 64
+  --training.seq_len 4096
+  --training.steps 50
+  --training.dtype float32
+  --training.mixed_precision_param bfloat16
+  --parallelism.data_parallel_replicate_degree 1
+  --parallelism.data_parallel_shard_degree 4
+  --parallelism.fsdp_reshard_after_forward never
+  --parallelism.tensor_parallel_degree 2
+  --parallelism.context_parallel_degree 1
+  --parallelism.expert_parallel_degree 1
+  --parallelism.pipeline_parallel_degree 4
+  --parallelism.enable_sequence_parallel
+  --parallelism.pipeline_parallel_schedule 1F1B
+  --parallelism.pipeline_parallel_microbatch_size 1
+  --parallelism.module_fqns_per_model_part 'tok_embeddings,layers.0,layers.1,layers.2,layers.3,layers.4,layers.5,layers.6' 'layers.7,layers.8,layers.9,layers.10,layers.11,layers.12,layers.13,layers.14,layers.15' 'layers.16,layers.17,layers.18,layers.19,layers.20,layers.21,layers.22,layers.23,layers.24' 'layers.25,layers.26,layers.27,layers.28,layers.29,layers.30,layers.31,norm,lm_head'
+  --training.disable_cuda_graphs
+)
+
+# The subcommand comes last: TorchTitan reads no option of another section behind it.
+exec torchrun \
+  "${TORCHRUN_ARGS[@]}" \
+  -m torchtitan.train \
+  --module "$TORCHTITAN_MODULE" --config "$TORCHTITAN_CONFIG" \
+  "${TITAN_ARGS[@]}" \
+  "$@" \
+  activation-checkpoint:none
