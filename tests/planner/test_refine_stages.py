@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -22,7 +23,7 @@ from meshwright.planner import PlanningProblem
 from meshwright.planner.anatomy import single_plan
 from meshwright.planner.emitters import get
 from meshwright.planner.plan import Plan, PlanSet, SearchReport
-from meshwright.planner.plan_json import from_json, to_json
+from meshwright.planner.plan_json import SCHEMA_PATH, from_json, to_json
 from meshwright.planner.rank import fits
 from meshwright.planner.refine_stages import RefinedStages, refine_stages, refined_plan
 from meshwright.planner.solvers.partition_balance import balance_stages, stage_times
@@ -37,6 +38,7 @@ from meshwright.planner.stage_problem import (
     partition_problem,
 )
 
+jsonschema = pytest.importorskip("jsonschema")
 FULL = int(Recompute.FULL)
 
 
@@ -137,6 +139,7 @@ def test_a_refined_plan_goes_through_json_and_launch_files() -> None:
     assert better.stage_layout == found.layout and better.stage_layers == found.layout.stage_layers
     assert better.metrics["step_s"] == pytest.approx(found.refined_step_s)
     text = to_json(plan_set(p, better))
+    jsonschema.validate(json.loads(text), json.loads(SCHEMA_PATH.read_text()))
     back = from_json(text)
     assert back.plans[0].stage_layout == found.layout and to_json(back) == text
     assert get("megatron-lm").refuse(plan_set(p, better), better) is None
