@@ -125,6 +125,9 @@ def refine_stages(problem: PlanningProblem, plan: Plan, limits: Limits = DEFAULT
     Returns:
         The better of the even and the best layout found that fits; the step of both is priced exactly. A layout is
         taken only if the event simulator does not find its pipeline slower than the even one's.
+
+    Raises:
+        InvalidProblemError: the plan splits the vocabulary over its stages (``vocab_parallel``).
     """
     problem = with_precision(problem, plan.precision)
     work = _Work(problem, plan.config, limits)
@@ -307,9 +310,7 @@ class _Work:
             even=even.estimate,
             even_layout=even.layout,
             solve=chosen.solve,
-            simulated_gain=None
-            if chosen is even or not self.span_s(even.layout)
-            else self.simulated_gain(chosen, even),
+            simulated_gain=simulated,
             per_layer_step_s=free,
             reason=reason,
         )

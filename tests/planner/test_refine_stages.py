@@ -18,6 +18,7 @@ from meshwright.costmodels.stage_layout import layout_of
 from meshwright.costmodels.stage_pricing import price_stages
 from meshwright.costmodels.training import estimate
 from meshwright.costmodels.workload import Workload
+from meshwright.hardware_profiles.errors import InvalidProblemError
 from meshwright.hardware_profiles.load import load_cluster
 from meshwright.planner import PlanningProblem
 from meshwright.planner.anatomy import single_plan
@@ -114,6 +115,19 @@ def test_where_nothing_can_be_refined(framework: str, config: dict[str, int], wo
     assert not found.changed and words in found.reason and found.refined_step_s == found.plan_step_s
     kept = refined_plan(NEMOTRON, plan, found)
     assert kept.stage_layout is None and kept.reasons[-1] == found.reason
+
+
+def test_a_split_vocabulary_has_no_layout() -> None:
+    p = replace(NEMOTRON, framework="any")
+    plan = single_plan(p, ParallelConfig(tp=8, pp=8, dp=2, sequence_parallel=1, vocab_parallel=1))
+    with pytest.raises(InvalidProblemError, match="vocab_parallel"):
+        refine_stages(p, plan)
+
+
+def test_layers_balanced_in_advance_gain_less() -> None:
+    p = replace(problem("nemotron-4-340b", 32, 768), framework="any")
+    gains = [refined(p, tp=8, cp=2, pp=8, dp=2, layer_split=split)[1].gain for split in (0, int(LayerSplit.BALANCED))]
+    assert gains[0] > 0.005 and gains[1] < 0.5 * gains[0]
 
 
 def test_it_repeats_and_a_small_budget_still_answers() -> None:
