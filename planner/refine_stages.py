@@ -343,7 +343,8 @@ def refined_plan(problem: PlanningProblem, plan: Plan, refined: RefinedStages) -
     return replace(
         priced,
         stage_layers=refined.layout.stage_layers,
-        stage_layout=refined.layout,
+        # even stages with another number of recomputed layers need no words beyond the configuration
+        stage_layout=refined.layout if refined.solve else None,
         tied_with=plan.tied_with,
         pareto=plan.pareto,
         reasons=(*plan.reasons, refined.reason),

@@ -159,6 +159,16 @@ def test_a_refined_plan_goes_through_json_and_launch_files() -> None:
     assert get("megatron-lm").refuse(plan_set(p, better), better) is None
 
 
+def test_even_stages_that_recompute_less_need_no_layout() -> None:
+    # sixteen stages of six layers: all of them recompute although four would do
+    p = problem("nemotron-4-340b", 16, 768)
+    plan, found = refined(p, tp=8, pp=16, dp=1, recompute=FULL, recompute_layers=6)
+    assert found.changed and found.even_step_s < 0.97 * found.plan_step_s
+    kept = replace(found, solve=None, layout=found.even_layout, estimate=found.even)
+    better = refined_plan(p, plan, kept)
+    assert better.stage_layout is None and better.metrics["step_s"] == pytest.approx(found.even_step_s)
+
+
 def test_torchtitan_keeps_a_layer_on_every_part() -> None:
     p = problem("nemotron-4-15b", 8, 256, "torchtitan")
     plan, found = refined(p, tp=2, pp=4, dp=8, zero_stage=2, recompute=FULL)
