@@ -58,6 +58,8 @@ def one(model: str, cluster_name: str, nodes: int, seq_len: int, batch: int, top
         "even_s": even,
         "uneven_s": chosen.refined_step_s,
         "gain": 1.0 - chosen.refined_step_s / even,
+        "gain_of_that_plan": chosen.gain,
+        "simulated_gain_of_that_plan": chosen.simulated_gain,
         "rank": plans[best].rank,
         "faster_by_refinement": sum(r.gain > 0 for r in refined),
         "largest_gain_of_a_plan": max(r.gain for r in refined),
@@ -88,6 +90,9 @@ def main() -> None:
     for row in rows:
         print(f"\n{row['model']} on {row['gpus']} GPUs: {row['reason']}")
         if row["gain"] > 0:
+            simulated = row["simulated_gain_of_that_plan"]
+            alone = f"  this plan against itself with even stages: {row['gain_of_that_plan']:.2%}"
+            print(alone + ("" if simulated is None else f"; its pipeline simulated pass by pass: {simulated:.2%}"))
             print(f"  {row['layout']}")
 
 

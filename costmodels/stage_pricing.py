@@ -133,6 +133,19 @@ def price_stages(
     return stages, summary(model, workload, cluster, software, config, time, memory, fullest, again)
 
 
+def recompute_shares(costs: LayerCosts, layout: StageLayout) -> Floats:
+    """Share of whole-layer recompute of each piece, shape ``(n,)``: 0 or 1 by the layout's flags, for multi-token
+    prediction that of its stage's layers (of the model's on a stage without any)."""
+    stage = np.asarray(layout.chunk_of_piece) % layout.pp
+    flags = np.zeros(costs.n)
+    flags[costs.layer] = layout.recompute
+    layers = np.bincount(stage, weights=costs.layer, minlength=layout.pp)
+    redone = np.bincount(stage, weights=flags, minlength=layout.pp)
+    share = np.where(layers > 0, redone / np.maximum(layers, 1), flags.sum() / costs.layer.sum())
+    shares: Floats = np.where(costs.kind == Piece.MTP, share[stage], flags)
+    return shares
+
+
 class _Deal:
     """Pieces dealt to stages: sums per stage of what a piece costs."""
 
@@ -141,13 +154,7 @@ class _Deal:
     def __init__(self, costs: LayerCosts, layout: StageLayout) -> None:
         self.costs, self.pp = costs, layout.pp
         self.stage: NDArray[np.int64] = np.asarray(layout.chunk_of_piece, dtype=np.int64) % layout.pp
-        # share of whole-layer recompute of each piece: 0 or 1, for multi-token prediction that of its stage's layers
-        # (of the model's on a stage without any)
-        flags = np.zeros(costs.n)
-        flags[costs.layer] = layout.recompute
-        layers, redone = self.count(costs.layer), self.add(flags)
-        share = np.where(layers > 0, redone / np.maximum(layers, 1), float(flags.sum() / costs.layer.sum()))
-        self.mode: Floats = np.where(costs.kind == Piece.MTP, share[self.stage], flags)
+        self.mode = recompute_shares(costs, layout)
 
     def add(self, column: Any) -> Floats:
         """Sum per stage of a column."""

@@ -10,6 +10,8 @@ from itertools import accumulate, pairwise
 from ..costmodels.estimate import Estimate
 from ..costmodels.layer_costs import FULL, LayerCosts, layer_costs
 from ..costmodels.parallel import LayerSplit, ParallelConfig, Recompute, Schedule
+from ..costmodels.schedules import build_schedule, schedule_name, simulate
+from ..costmodels.schedules.layout_passes import layout_passes
 from ..costmodels.stage_layout import StageLayout, even_layout, layout_of
 from ..costmodels.stage_pricing import price_stages
 from .anatomy import make_plan
@@ -20,7 +22,7 @@ from .solvers.partition import Partition, PartitionProblem
 from .solvers.partition_balance import balance_stages
 from .solvers.partition_dp import PartitionDp
 from .solvers.result import Limits, SolveResult
-from .stage_problem import Choice, StageRules, memory_limit_bytes, partition_problem, recompute_of_plan
+from .stage_problem import Choice, StageRules, memory_limit_bytes, n_micro, partition_problem, recompute_of_plan
 
 #: Passes of the kernel that one solve may take unless told otherwise; most need fewer than twenty.
 DEFAULT_LIMITS = Limits(work=60)
@@ -28,6 +30,8 @@ DEFAULT_LIMITS = Limits(work=60)
 FRAMEWORKS = ("megatron-lm", "torchtitan", "any")
 #: A layout must save at least this share of the step to be worth writing down.
 LEAST_GAIN = 1e-4
+#: Best layouts that are simulated before the even one is kept, and micro-batches simulated for every stage.
+_SIMULATED, _ROUNDS = 4, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +46,8 @@ class RefinedStages:
         even: the even deal at its best: where the framework counts recomputed layers, at the count that is fastest.
         solve: the kernel's answer to the partition problem behind the layout (None for an even layout). Its objective
             is in ticks of the linear stage times; the proof is of that objective, not of the step.
+        simulated_gain: share of the even pipeline that the layout saves when passes are simulated one by one, without
+            transfers (None for even stages and schedules that are not simulated).
         per_layer_step_s: the step if every layer could recompute or not by itself, 0 where it was not asked.
         reason: one sentence for a reader.
     """
@@ -55,6 +61,7 @@ class RefinedStages:
     even: Estimate
     even_layout: StageLayout
     solve: SolveResult[Partition] | None
+    simulated_gain: float | None
     per_layer_step_s: float
     reason: str
 
@@ -116,7 +123,11 @@ def refine_stages(problem: PlanningProblem, plan: Plan, limits: Limits = DEFAULT
         limits: of each solve; counts passes of the kernel.
 
     Returns:
-        The better of the even and the best layout found that fits; the step of both is priced exactly.
+        The better of the even and the best layout found that fits; the step of both is priced exactly. A layout is
+        taken only if the event simulator does not find its pipeline slower than the even one's.
+
+    Raises:
+        InvalidProblemError: the plan splits the vocabulary over its stages (``vocab_parallel``).
     """
     problem = with_precision(problem, plan.precision)
     work = _Work(problem, plan.config, limits)
@@ -125,7 +136,8 @@ def refine_stages(problem: PlanningProblem, plan: Plan, limits: Limits = DEFAULT
         return work.answer(work.own, work.own, f"even stages stay: {told}")
     evens = [work.own] if work.own_fits else []
     even = min([*evens, *work.evens()], key=lambda c: c.key, default=work.own)
-    best = min(work.candidates(), key=lambda c: c.key, default=None)
+    found = sorted(work.candidates(), key=lambda c: c.key)
+    best = found[0] if found else None
     free = 0.0
     if problem.framework == "megatron-lm" and plan.config.recompute & Recompute.FULL:
         free = min((c.step_s for c in work.solved(StageRules(Choice.FREE))), default=0.0)
@@ -135,6 +147,11 @@ def refine_stages(problem: PlanningProblem, plan: Plan, limits: Limits = DEFAULT
     if fits_evenly and best.step_s > even.step_s * (1.0 - LEAST_GAIN):
         words = "even stages stay: no other deal of the layers is faster"
         return work.answer(even, even, words + _recompute_words(work.own, even), free)
+    if fits_evenly:
+        best = next((c for c in found[:_SIMULATED] if work.simulated_gain(c, even) > -LEAST_GAIN), even)
+        if best is even or best.step_s > even.step_s * (1.0 - LEAST_GAIN):
+            words = "even stages stay: the event simulator finds other deals slower"
+            return work.answer(even, even, words + _recompute_words(work.own, even), free)
     words = _deal_words(best, even, fits_evenly) + _recompute_words(work.own, best) + _free_words(best, free)
     return work.answer(best, even, words, free)
 
@@ -145,6 +162,7 @@ class _Work:
     def __init__(self, problem: PlanningProblem, config: ParallelConfig, limits: Limits) -> None:
         self.problem, self.config, self.limits = problem, config, limits
         self.costs: LayerCosts = layer_costs(problem.model, problem.workload, problem.cluster, problem.software, config)
+        self.spans: dict[StageLayout, float] = {}
         layout = even_layout(problem.model, config)
         self.own = _Candidate(config, layout, self.price(config, layout), None)
         self.own_fits = bool(fits(problem, self.own.estimate.peak_bytes))
@@ -152,6 +170,23 @@ class _Work:
     def price(self, config: ParallelConfig, layout: StageLayout) -> Estimate:
         p = self.problem
         return price_stages(p.model, p.workload, p.cluster, p.software, config, layout, self.costs)[1]
+
+    def simulated_gain(self, candidate: _Candidate, even: _Candidate) -> float:
+        """Share of the even pipeline's time that a layout saves in the event simulator; 0 where it has no schedule."""
+        spans = [self.span_s(each.layout) for each in (candidate, even)]
+        return 0.0 if None in spans else 1.0 - spans[0] / spans[1]  # type: ignore[operator]
+
+    def span_s(self, layout: StageLayout) -> float | None:
+        """Simulated seconds of a few rounds of micro-batches, transfers left out."""
+        p, config = self.problem, self.config
+        micro = int(n_micro(p, config))
+        if config.schedule != Schedule.ONE_F_ONE_B or (config.vp > 1 and micro % config.pp):
+            return None
+        if layout not in self.spans:
+            stages, _ = price_stages(p.model, p.workload, p.cluster, p.software, config, layout, self.costs)
+            schedule = build_schedule(schedule_name(config), config.pp, min(micro, _ROUNDS * config.pp), config.vp)
+            self.spans[layout] = simulate(schedule, layout_passes(self.costs, layout, stages)).makespan_s
+        return self.spans[layout]
 
     def refusal(self) -> str:
         """Why the even deal must stay, or nothing."""
@@ -264,6 +299,7 @@ class _Work:
 
     def answer(self, chosen: _Candidate, even: _Candidate, reason: str, free: float = 0.0) -> RefinedStages:
         """What is handed back."""
+        simulated = None if chosen is even or not self.span_s(even.layout) else self.simulated_gain(chosen, even)
         return RefinedStages(
             changed=chosen is not self.own,
             config=chosen.config,
@@ -274,6 +310,7 @@ class _Work:
             even=even.estimate,
             even_layout=even.layout,
             solve=chosen.solve,
+            simulated_gain=simulated,
             per_layer_step_s=free,
             reason=reason,
         )
@@ -306,7 +343,8 @@ def refined_plan(problem: PlanningProblem, plan: Plan, refined: RefinedStages) -
     return replace(
         priced,
         stage_layers=refined.layout.stage_layers,
-        stage_layout=refined.layout,
+        # even stages with another number of recomputed layers need no words beyond the configuration
+        stage_layout=refined.layout if refined.solve else None,
         tied_with=plan.tied_with,
         pareto=plan.pareto,
         reasons=(*plan.reasons, refined.reason),

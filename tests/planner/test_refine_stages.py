@@ -18,6 +18,7 @@ from meshwright.costmodels.stage_layout import layout_of
 from meshwright.costmodels.stage_pricing import price_stages
 from meshwright.costmodels.training import estimate
 from meshwright.costmodels.workload import Workload
+from meshwright.hardware_profiles.errors import InvalidProblemError
 from meshwright.hardware_profiles.load import load_cluster
 from meshwright.planner import PlanningProblem
 from meshwright.planner.anatomy import single_plan
@@ -116,6 +117,19 @@ def test_where_nothing_can_be_refined(framework: str, config: dict[str, int], wo
     assert kept.stage_layout is None and kept.reasons[-1] == found.reason
 
 
+def test_a_split_vocabulary_has_no_layout() -> None:
+    p = replace(NEMOTRON, framework="any")
+    plan = single_plan(p, ParallelConfig(tp=8, pp=8, dp=2, sequence_parallel=1, vocab_parallel=1))
+    with pytest.raises(InvalidProblemError, match="vocab_parallel"):
+        refine_stages(p, plan)
+
+
+def test_layers_balanced_in_advance_gain_less() -> None:
+    p = replace(problem("nemotron-4-340b", 32, 768), framework="any")
+    gains = [refined(p, tp=8, cp=2, pp=8, dp=2, layer_split=split)[1].gain for split in (0, int(LayerSplit.BALANCED))]
+    assert gains[0] > 0.005 and gains[1] < 0.5 * gains[0]
+
+
 def test_it_repeats_and_a_small_budget_still_answers() -> None:
     p = NEMOTRON
     plan, one = refined(p, tp=8, cp=2, pp=8, dp=1, recompute=FULL, recompute_layers=9)
@@ -143,6 +157,16 @@ def test_a_refined_plan_goes_through_json_and_launch_files() -> None:
     back = from_json(text)
     assert back.plans[0].stage_layout == found.layout and to_json(back) == text
     assert get("megatron-lm").refuse(plan_set(p, better), better) is None
+
+
+def test_even_stages_that_recompute_less_need_no_layout() -> None:
+    # sixteen stages of six layers: all of them recompute although four would do
+    p = problem("nemotron-4-340b", 16, 768)
+    plan, found = refined(p, tp=8, pp=16, dp=1, recompute=FULL, recompute_layers=6)
+    assert found.changed and found.even_step_s < 0.97 * found.plan_step_s
+    kept = replace(found, solve=None, layout=found.even_layout, estimate=found.even)
+    better = refined_plan(p, plan, kept)
+    assert better.stage_layout is None and better.metrics["step_s"] == pytest.approx(found.even_step_s)
 
 
 def test_torchtitan_keeps_a_layer_on_every_part() -> None:
