@@ -21,6 +21,8 @@ class Refinement:
         kind: ``stages``: layers dealt to stages one by one.
         before_s, after_s: step with the plain choice (even stages) and with the kernel's (the same where it is no
             better).
+        simulated_gain: share of the pipeline's time that the choice saves in the event simulator, which sees passes
+            wait for each other and no transfers; None where it was not simulated.
         solver: ``SolveResult.report`` of the kernel and its ``proof``, of the problem behind the choice (times taken as
             sums over layers); empty where nothing was solved.
         reason: one sentence.
@@ -29,6 +31,7 @@ class Refinement:
     kind: str
     before_s: float
     after_s: float
+    simulated_gain: float | None = None
     solver: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
 

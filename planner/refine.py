@@ -82,6 +82,8 @@ def refine_one(problem: PlanningProblem, plan: Plan, limits: Limits = DEFAULT_LI
     """One plan with the best deal of its layers, if that is faster, fits, and breaks no pin."""
     if problem.refine == "off" or problem.framework not in FRAMEWORKS or plan.config.pp == 1:
         return plan
+    if plan.config.vocab_parallel:  # embedding and head stand on every stage
+        return plan
     found = refine_stages(problem, plan, limits)
     if found.changed and not _allowed(problem, found.config):
         found = replace(
@@ -95,7 +97,14 @@ def _record(plan: Plan, found: RefinedStages) -> Refinement:
     report: dict[str, Any] = {}
     if found.solve is not None:
         report = {**found.solve.report(), "proof": found.solve.proof}
-    return Refinement(kind="stages", before_s=plan.metrics["step_s"], after_s=after, solver=report, reason=found.reason)
+    return Refinement(
+        kind="stages",
+        before_s=plan.metrics["step_s"],
+        after_s=after,
+        simulated_gain=found.simulated_gain if found.changed else None,
+        solver=report,
+        reason=found.reason,
+    )
 
 
 def _allowed(problem: PlanningProblem, config: ParallelConfig) -> bool:

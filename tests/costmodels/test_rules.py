@@ -321,14 +321,16 @@ def test_every_rule_is_broken_by_some_configuration_somewhere():
 
 
 def test_any_accepts_what_at_least_one_framework_accepts():
-    configs = random_configs(1500, seed=5)
+    configs = random_configs(6000, seed=5)
     table = CandidateTable.from_configs(configs)
 
     def refused(framework):
         return np.logical_or.reduce(list(violations(DENSE, WORK, CLUSTER, framework, table).values()))
 
     alone = np.logical_and.reduce([refused(f) for f in FRAMEWORKS])
-    assert (refused("any") == alone).all()
+    # what nobody can launch may still be estimated under `any`
+    launched = (table.vocab_parallel == 0) & (table.layer_split != LayerSplit.BALANCED)
+    assert (refused("any") == alone)[launched].all() and alone[~launched].all()
     assert 0 < (~alone).sum() < len(configs)
 
 
