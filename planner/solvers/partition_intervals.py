@@ -215,7 +215,9 @@ def _by_front(choices: list[list[Option]], levels: Ints, first: Ints, where: Int
     bounds = np.searchsorted(where.ravel()[order], np.arange(len(first) + 1))
     flat_out, flat_levels = out.reshape(len(levels), -1), levels.reshape(len(levels), -1)
     empty: Front = (np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
-    for group in np.argsort(first % size - first // size, kind="stable"):  # shorter intervals first
+    # fewer movable pieces first: an interval's front grows from that of the interval without its last one
+    movable = _prefix(int(len(kept) > 1) for kept in choices)
+    for group in np.argsort(movable[first % size] - movable[first // size], kind="stable"):
         i, j = divmod(int(first[group]), size)
         if j == i:
             fronts[group] = empty

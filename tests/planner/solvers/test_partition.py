@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meshwright.planner.solvers import partition_intervals
@@ -111,6 +111,7 @@ pieces = st.lists(
 
 
 @given(pieces, st.integers(1, 3), st.integers(0, 60), st.integers(0, 3))
+@example([(0, 0, 0, 0, 0), (0, 0, 0, 0, 0), (0, 0, 2, 0, 0), (0, 0, 2, 0, 0), (0, 0, 1, 0, 0)], 1, 0, 1)
 @settings(max_examples=60, deadline=None)
 def test_interval_times_are_the_cheapest_modes(
     rows: list[tuple[int, int, int, int, int]], stages: int, capacity: int, flight: int
