@@ -27,7 +27,7 @@ def timeline_text(result: Timeline) -> str:
     lines = [
         f"{result.schedule}, {run.schedule.n_devices} stages, {result.n_micro} micro-batches: "
         f"{number(run.makespan_s)} s, bubble {percent(run.bubble_fraction)}, "
-        f"one transfer between stages {number(1e3 * result.hop_s)} ms",
+        f"one transfer between stages {number(1e3 * result.hop_s)} ms" + "; layers dealt one by one" * result.dealt,
         _closed_form_line(result),
         "",
         render(_HEADER, _stage_rows(run)),
@@ -74,6 +74,7 @@ def timeline_json(result: Timeline) -> dict[str, Any]:
         "micro_batches": result.n_micro,
         "makespan_s": run.makespan_s,
         "closed_form_s": result.closed_form_s,
+        "dealt": result.dealt,
         "bubble_fraction": run.bubble_fraction,
         "hop_s": result.hop_s,
         "stages": stages,

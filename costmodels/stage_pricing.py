@@ -18,7 +18,8 @@ from .flops import recompute_flops
 from .layer_costs import FULL, PARTIAL, Floats, LayerCosts, Piece, layer_costs
 from .memory import ledger, micro_batches_held, more_working_sets
 from .model_spec import ModelSpec
-from .parallel import ParallelConfig, Recompute
+from .parallel import ParallelConfig, Recompute, Schedule
+from .schedules.chunk_waiting import waiting_share
 from .software import Software
 from .stage_layout import StageLayout
 from .stage_time import BusiestStage, host_wait_s
@@ -83,8 +84,8 @@ def price_stages(
     windowed layers share a stage that recomputes a part of them (it takes the same share of both kinds; here the first
     layers of a chunk recompute), and where windowed or sparse layers do not fall on stages in equal numbers.
 
-    With ``vp`` above 1 activations in flight count by a stage's mean chunk and unequal chunks of one stage cost no
-    waiting of their own, as in ``estimate``.
+    With ``vp`` above 1 activations in flight count by a stage's mean chunk, and unequal chunks keep stages waiting
+    (``schedules.chunk_waiting``), as in ``estimate``.
 
     Args:
         costs: of the same model and configuration, if known already.
@@ -123,7 +124,9 @@ def price_stages(
         stages.expert_params.max(),
         costs.largest_layer_params,
     )
-    time = step_time(cluster, model, workload, software, config, n_micro, pace, lambda _: heaviest)
+    plain = config.schedule == Schedule.ONE_F_ONE_B
+    waiting = waiting_share(tuple(tuple(chunk.layers for chunk in row) for row in layout.chunks)) if plain else 0.0
+    time = step_time(cluster, model, workload, software, config, n_micro, pace, lambda _: heaviest, waiting)
     peak = stages.peak_bytes
     fullest = int(np.flatnonzero(peak >= peak.max() * (1.0 - 1e-12))[0])
     parts = {name: np.broadcast_to(value, peak.shape)[fullest] for name, value in stages.memory.items()}

@@ -70,15 +70,17 @@ def step_time(
     n_micro: Any,
     stage: BusiestStage,
     parameters: Callable[[Any], HeaviestParameters],
+    waiting: Any = 0.0,
 ) -> TimeBreakdown:
     """All parts of a step from the pace of its busiest stage.
 
     Args:
-        n_micro: micro-batches of one data-parallel rank; parameters: of the heaviest stages, of a configuration.
+        n_micro: micro-batches of one data-parallel rank; parameters: of the heaviest stages, of a configuration;
+        waiting: share that unequal chunks of interleaved stages add to that pace (``schedules.chunk_waiting``).
     """
     bubble = bubble_s(c, stage.pipeline, stage.whole, stage.forward / stage.whole)
     split = bubble_change_s(c, stage.vocabulary, stage.whole - stage.vocabulary)
-    bubble = np.maximum(bubble + split, 0.0)
+    bubble = np.maximum(bubble + split, 0.0) + n_micro * stage.whole * waiting
     hop = factored(
         lambda t: p2p_transfer_s(
             cluster, model.hidden, t.micro_batch_size * workload.seq_len / t.cp, workload.activation_bytes, t

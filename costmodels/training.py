@@ -16,8 +16,9 @@ from .estimate import Estimate, MemoryBreakdown, TimeBreakdown
 from .flops import hardware_step_flops, lora_step_flops, step_flops
 from .interval import Z90, fit_probability, memory_sigma, time_sigma
 from .layer import tp_wait_s
-from .memory import memory_breakdown, stage_parameters
+from .memory import SPLIT_FIELDS, memory_breakdown, stage_parameters
 from .model_spec import ModelSpec
+from .schedules.chunk_waiting import chunk_waiting
 from .software import Software
 from .stage_time import STAGE_FIELDS, BusiestStage, stage_time
 from .step_time import HeaviestParameters, step_time
@@ -50,6 +51,7 @@ def estimate(model: ModelSpec, workload: Workload, config: Any, cluster: Cluster
         n_micro,
         stage,
         lambda t: HeaviestParameters.of(stage_parameters(model, t)),
+        factored(lambda t: chunk_waiting(model.n_layers, t, model.mtp_layers), c, (*SPLIT_FIELDS, "schedule")),
     )
     memory, fullest = memory_breakdown(model, workload, software, c, n_micro)
     once = step_flops(model, workload.seq_len, 1.0)

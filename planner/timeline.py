@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..costmodels.layer_costs import layer_costs
 from ..costmodels.parallel import ParallelConfig, Schedule
 from ..costmodels.schedules import PassTimes, Simulation, build_schedule, schedule_name, simulate
+from ..costmodels.schedules.layout_passes import layout_passes
 from ..costmodels.schedules.pass_times import Floats
 from ..costmodels.schedules.passes import PassKind
 from ..costmodels.schedules.registry import SPLIT_VOCABULARY
 from ..costmodels.schedules.stage_passes import hop_s, stage_passes
+from ..costmodels.stage_layout import StageLayout
+from ..costmodels.stage_pricing import price_stages
 from ..costmodels.training import estimate
 from ..hardware_profiles.errors import InvalidProblemError
 from .plan import Plan
@@ -27,6 +31,8 @@ _CODES = {
     "zb-v": Schedule.ZERO_BUBBLE_V,
 }
 _SPLIT = {name: int(code) for code, name in SPLIT_VOCABULARY.items()}
+#: Schedules that run a plan's explicit deal of layers.
+_DEALT = ("1f1b", "interleaved", "gpipe", "zb-h1")
 #: Schedules that a timeline can draw: those whose passes a plan's stage times give.
 DRAWN = (*_CODES, "dualpipe", *_SPLIT)
 
@@ -37,6 +43,7 @@ class Timeline:
 
     Attributes:
         schedule: name; n_micro: micro-batches simulated; hop_s: one transfer between stages.
+        dealt: whether the stages are the plan's own explicit deal of layers.
         closed_form_s: what ``estimate`` takes for compute, transfers and bubble of this schedule (None: it has none).
     """
 
@@ -45,6 +52,7 @@ class Timeline:
     hop_s: float
     times: PassTimes
     simulation: Simulation
+    dealt: bool
     closed_form_s: float | None
 
 
@@ -70,11 +78,17 @@ def timeline(
     c = _for_schedule(c, name)
     where = problem.cluster, problem.model, workload, problem.software
     chunks = {"zb-v": 2, "dualpipe": 1}.get(name, c.vp)
+    layout = plan.stage_layout if name in _DEALT and plan.stage_layout and plan.stage_layout.vp == chunks else None
     times, hop = stage_passes(*where, c, chunks), hop_s(problem.cluster, problem.model, workload, c)
+    if layout is not None:
+        costs = layer_costs(problem.model, workload, problem.cluster, problem.software, c)
+        own, _ = price_stages(problem.model, workload, problem.cluster, problem.software, c, layout, costs)
+        times = layout_passes(costs, layout, own)
     if name == "dualpipe":  # the second copy runs the stages in reverse
         times = _with_reversed_copy(times)
     run = simulate(build_schedule(name, c.pp, micro, chunks, _costs(name, times)), times, hop)
-    return Timeline(name, micro, hop, times, run, _closed_form_s(problem, plan, c, name, micro))
+    closed = _closed_form_s(problem, plan, c, name, micro, layout)
+    return Timeline(name, micro, hop, times, run, layout is not None, closed)
 
 
 def _for_schedule(c: ParallelConfig, name: str) -> ParallelConfig:
@@ -107,10 +121,16 @@ def _with_reversed_copy(times: PassTimes) -> PassTimes:
     return PassTimes(both(times.forward_s), both(times.backward_s), both(times.weight_gradient_s))
 
 
-def _closed_form_s(problem: PlanningProblem, plan: Plan, c: ParallelConfig, name: str, n_micro: int) -> float | None:
+def _closed_form_s(
+    problem: PlanningProblem, plan: Plan, c: ParallelConfig, name: str, n_micro: int, layout: StageLayout | None
+) -> float | None:
     if name == "dualpipe":
         return None
     workload = replace(problem.workload, precision=plan.precision, global_batch=n_micro * c.micro_batch_size * c.dp)
-    t = estimate(problem.model, workload, c, problem.cluster, problem.software).time
+    where = problem.cluster, problem.software
+    if layout is None:
+        t = estimate(problem.model, workload, c, *where).time
+    else:
+        t = price_stages(problem.model, workload, *where, c, layout)[1].time
     parts = (t.forward_s, t.backward_s, t.recompute_s, t.host_s, t.tp_s, t.cp_s, t.ep_s, t.pp_s, t.bubble_s)
     return float(sum(parts))

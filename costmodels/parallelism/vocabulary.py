@@ -58,8 +58,8 @@ def bubble_change_s(c: Any, vocabulary_s: Any, layers_s: Any) -> Any:
 
     Its passes fill and drain nothing: while the pipeline fills they have no work yet, so that ``(p - 1)`` of them leave
     the bubble of a stage that counts them: exact where interlaced. Each barrier puts off the first backward by about
-    half of what a stage's layers take; the simulator's makespans lie within 2.5% of that where a step has four rounds of
-    micro-batches or more (worst of 4,000 random ones 2.34%, four stages; tests/costmodels/test_vocabulary.py).
+    half of what a stage's layers take; the simulator's makespans lie within 2.5% of that where a step has four rounds
+    of micro-batches or more (worst of 4,000 random ones 2.34%, four stages; tests/costmodels/test_vocabulary.py).
 
     Args:
         vocabulary_s, layers_s: of one micro-batch on a stage, both ways.

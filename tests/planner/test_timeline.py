@@ -1,5 +1,7 @@
 """A plan's pipeline simulated from its stage times."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,3 +54,13 @@ def test_refusals_are_sentences(piped, make_problem):
     flat = make_problem(pins={"pp": (1,)})
     with pytest.raises(InvalidProblemError, match="no pipeline"):
         timeline(flat, plan(flat).plans[0])
+
+
+def test_a_plan_with_layers_dealt_one_by_one_is_drawn_as_dealt(make_problem):
+    p = make_problem("deepseek-v3", nodes=64, seq_len=4096, global_batch=2048)
+    best = next(x for x in plan(p).plans if x.stage_layout)
+    drawn = timeline(p, best, n_micro=4 * best.config.pp)
+    even = timeline(p, replace(best, stage_layout=None), n_micro=4 * best.config.pp)
+    assert drawn.dealt and not even.dealt
+    assert drawn.simulation.makespan_s < even.simulation.makespan_s
+    assert drawn.closed_form_s == pytest.approx(drawn.simulation.makespan_s, rel=0.15)
