@@ -15,7 +15,8 @@ MPIGRAPH = (
     "some line of a launcher\nSTART mpiGraph v1.5\nMsgSize\t1048576\nTimes\t10\nWindow\t10\nProcs\t3\n\n"
     "1 of 3 (33.3%)\n2 of 3 (66.7%)\nGathering results\n\nSend max\t2000.000000\nSend avg\t1500.000000\n\n"
     "Send\tn1:0\tn2:1\tn-3:2\t\n"
-    "n1:0 to\t0.000\t1000.000\t2000.000\t\nn2:1 to\t1100.000\t0.000\t500.000\t\nn-3:2 to\t1900.000\t600.000\t0.000\t\n\n"
+    "n1:0 to\t0.000\t1000.000\t2000.000\t\nn2:1 to\t1100.000\t0.000\t500.000\t\n"
+    "n-3:2 to\t1900.000\t600.000\t0.000\t\n\n"
     "Recv max\t1.0\nRecv avg\t1.0\n\nRecv\tn1:0\tn2:1\tn-3:2\t\nn1:0 from\t0.000\t1.000\t1.000\t\nEND mpiGraph\n"
 )
 
