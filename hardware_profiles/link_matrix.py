@@ -28,6 +28,7 @@ class LinkMatrix:
             ``Tier.bytes_per_s`` and in nccl-tests) or ``node`` (its GPUs share it).
         racks, pods: label of each node, empty where unknown.
         degraded: factor by node, below 1 (already applied to ``bytes_per_s``).
+        gpu_order: GPUs of a node in the order of its local ranks, for nodes where it is not 0, 1, 2, ...
         measured: the figures are achieved rates, not nominal ones.
         source: where they come from.
 
@@ -41,6 +42,7 @@ class LinkMatrix:
     racks: tuple[str, ...] = ()
     pods: tuple[str, ...] = ()
     degraded: Mapping[str, float] = field(default_factory=dict)
+    gpu_order: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     measured: bool = False
     source: str = ""
 
@@ -128,11 +130,13 @@ class LinkMatrix:
     def reordered(self, order: Iterable[int]) -> LinkMatrix:
         """The same links of these nodes, in this order."""
         o = list(order)
+        kept = {self.nodes[i] for i in o}
         return replace(
             self,
             nodes=tuple(self.nodes[i] for i in o),
             bytes_per_s=self.bytes_per_s[np.ix_(o, o)],
             racks=tuple(self.racks[i] for i in o) if self.racks else (),
             pods=tuple(self.pods[i] for i in o) if self.pods else (),
-            degraded={n: f for n, f in self.degraded.items() if n in {self.nodes[i] for i in o}},
+            degraded={n: f for n, f in self.degraded.items() if n in kept},
+            gpu_order={n: g for n, g in self.gpu_order.items() if n in kept},
         )

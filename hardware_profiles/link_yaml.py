@@ -24,7 +24,7 @@ def links_from_yaml(path: Path) -> LinkMatrix:
     Keys of ``links``: ``racks`` (rack -> list of nodes, ``n[001-008]`` for a range), ``pods`` (pod -> list of racks,
     optional), ``gbit_per_s`` or ``gbytes_per_s`` with ``rack``, ``pod`` and ``cluster`` (within a rack, between racks
     of a pod, beyond), ``degraded`` (node -> factor; a link runs at the slower end's factor), ``per`` (``gpu``, the
-    default, or ``node``), ``measured`` (false).
+    default, or ``node``), ``measured`` (false), ``gpu_order`` (node -> its GPUs in the order of local ranks).
 
     Raises:
         InvalidProblemError: a key, node, rack or figure is wrong; the sentence names it.
@@ -36,7 +36,7 @@ def links_from_yaml(path: Path) -> LinkMatrix:
 
 
 def _links(section: Section) -> LinkMatrix:
-    section.check_keys(("racks",), ("pods", "gbit_per_s", "gbytes_per_s", "degraded", "per", "measured"))
+    section.check_keys(("racks",), ("pods", "gbit_per_s", "gbytes_per_s", "degraded", "gpu_order", "per", "measured"))
     nodes, racks = _racks(section.section("racks"))
     pods = _pods(section, racks)
     units = [u for u in _UNITS if u in section.data]
@@ -62,6 +62,7 @@ def _links(section: Section) -> LinkMatrix:
         racks=racks,
         pods=pods,
         degraded=degraded,
+        gpu_order=_gpu_order(section, nodes),
         measured=section.flag("measured", False),
         source=section.place,
     )
@@ -129,4 +130,20 @@ def _degraded(section: Section, nodes: tuple[str, ...]) -> dict[str, float]:
         out[name] = inner.figure(name)
         if out[name] > 1:
             raise inner.error(name, f"is {out[name]:g}, expected a factor of at most 1")
+    return out
+
+
+def _gpu_order(section: Section, nodes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    if "gpu_order" not in section.data:
+        return {}
+    inner = section.section("gpu_order")
+    out: dict[str, tuple[int, ...]] = {}
+    for name, gpus in inner.data.items():
+        if name not in nodes:
+            raise InvalidProblemError(
+                f"{inner.place}: {inner.path}{name} is no node of the racks.{did_you_mean(str(name), nodes)}"
+            )
+        if not isinstance(gpus, list) or sorted(map(str, gpus)) != sorted(map(str, range(len(gpus)))):
+            raise inner.error(str(name), "must list every GPU of the node once, as in [4, 5, 6, 7, 0, 1, 2, 3]")
+        out[str(name)] = tuple(int(i) for i in gpus)
     return out
