@@ -23,17 +23,19 @@ from .result import TO_COMPLETION, Limits, SolveResult, Termination
 VERSION = "1"
 #: Moves priced at once.
 BATCH = 64
+#: Random numbers that one move takes at most, and one for its acceptance.
+DRAWS = 8
 #: Default limit of work in moves per slot and pass over the terms (about 1 CPU s at 64 nodes, 3 at 128).
-MOVES_PER_SLOT = 7_000
+MOVES_PER_SLOT = 6_500
 #: Up to so many placements are enumerated.
 ENUMERATE = 50_000
-#: Temperature at the start, in units of the change that a tenth of all swaps stays below, and at the end as a share
-#: of that at the start (tuned on benchmarks/placement.py).
-HOT, COLD = 4.0, 0.06
+#: Temperature at the start as a share of the energy per slot, and at the end as a share of that at the start (tuned
+#: on benchmarks/placement.py).
+HOT, COLD = 0.6, 0.05
 #: Slots that one walk is worth; fewer slots share the work between several walks from different orders.
 WALK = 64
-#: Doublings of the power mean that stands in for a maximum: of rows^4 at the start, rows^16 at the end.
-SOFT, HARD = 2, 4
+#: Doublings of the power mean that stands in for a maximum: of rows^8 at the start, rows^64 at the end.
+SOFT, HARD = 3, 6
 #: Shares of moves: swap of two slots, reversal of a run, rotation of a run, swap of two blocks.
 KINDS = (0.7, 0.1, 0.1, 0.1)
 #: Of the swaps, those that bring a slot to one of the nodes nearest to a neighbour's, and that start at a slow row.
@@ -159,50 +161,56 @@ class _Moves:
         width = max(map(len, around))
         self.degree = np.array([max(len(a), 1) for a in around])
         self.around = np.array([(a * width)[:width] if a else [0] * width for a in around])
-        self.row_sizes = np.diff([*problem.row_starts, len(problem.edges)])
+        self.pool, self.next = np.empty((0, DRAWS, BATCH)), 0
 
-    def slots(self, slow: Ints) -> Ints:
+    def chance(self) -> Floats:
+        """The next (DRAWS, BATCH) numbers of [0, 1); drawn many at a time, since each call costs."""
+        if self.next == len(self.pool):
+            self.pool, self.next = self.draw.random((256, DRAWS, BATCH)), 0
+        self.next += 1
+        numbers: Floats = self.pool[self.next - 1]
+        return numbers
+
+    def slots(self, slow: Ints, chance: Floats) -> Ints:
         """Slots to move; a share of them at the slow edges."""
-        d = self.draw
-        anywhere = d.integers(0, self.p.n_slots, BATCH)
+        anywhere = (chance[0] * self.p.n_slots).astype(np.int64)
         if not len(slow):
             return anywhere
-        return np.where(d.random(BATCH) < SLOW_SHARE, slow[d.integers(0, len(slow), BATCH)], anywhere)
+        return np.where(chance[1] < SLOW_SHARE, slow[(chance[2] * len(slow)).astype(np.int64)], anywhere)
 
-    def swaps(self, placed: Ints, holder: Ints, slow: Ints) -> Ints:
+    def swaps(self, placed: Ints, holder: Ints, slow: Ints, chance: Floats) -> Ints:
         """Candidates (BATCH, m) with two slots exchanged (one may be a node that is not used)."""
-        d, m = self.draw, self.p.n_nodes
-        a = self.slots(slow)
-        b = (a + d.integers(1, m, BATCH)) % m
-        chance = d.random((3, BATCH))
-        other = self.around[a, (chance[0] * self.degree[a]).astype(np.int64)]
-        wanted = self.near[placed[other], (chance[1] * chance[1] * self.near.shape[1]).astype(np.int64)]
+        m = self.p.n_nodes
+        a = self.slots(slow, chance)
+        b = (a + 1 + (chance[3] * (m - 1)).astype(np.int64)) % m
+        other = self.around[a, (chance[4] * self.degree[a]).astype(np.int64)]
+        wanted = self.near[placed[other], (chance[5] * chance[5] * self.near.shape[1]).astype(np.int64)]
         near = holder[wanted]
-        b = np.where((chance[2] < NEAR_SHARE) & (near != a), near, b)
+        b = np.where((chance[6] < NEAR_SHARE) & (near != a), near, b)
         out = np.repeat(placed[None], BATCH, axis=0)
         out[self.lines, a], out[self.lines, b] = placed[b], placed[a]
         return out
 
-    def runs(self, placed: Ints, slow: Ints, kind: int, forward: bool) -> Ints:
+    def runs(self, placed: Ints, slow: Ints, chance: Floats, kind: int, forward: bool) -> Ints:
         """Candidates with a run of slots reversed (kind 1) or rotated by one (kind 2)."""
         n, at = self.p.n_slots, self.at
-        length = self.draw.integers(1, max(min(n // 4, 16), 2), BATCH)
-        low = np.maximum(self.slots(slow) - self.draw.integers(0, length + 1), 0)[:, None]
+        length = 1 + (chance[3] * (max(min(n // 4, 16), 2) - 1)).astype(np.int64)
+        back = (chance[4] * (length + 1)).astype(np.int64)
+        low = np.maximum(self.slots(slow, chance) - back, 0)[:, None]
         high = np.minimum(low + length[:, None], n - 1)
         inside = (at >= low) & (at <= high)
         if kind == 1:
             return placed[np.where(inside, low + high - at, at)]
-        if forward:
-            return placed[np.where(inside, np.where(at == high, low, at + 1), at)]
-        return placed[np.where(inside, np.where(at == low, high, at - 1), at)]
+        turned = np.where(at == high, low, at + 1) if forward else np.where(at == low, high, at - 1)
+        return placed[np.where(inside, turned, at)]
 
-    def blocks(self, placed: Ints, slow: Ints) -> Ints:
+    def blocks(self, placed: Ints, slow: Ints, chance: Floats) -> Ints:
         """Candidates with two aligned blocks exchanged, such as two whole stages."""
         n, at = self.p.n_slots, self.at
-        size = min(1 << int(self.draw.integers(1, max(n.bit_length() - 1, 2))), n // 2)
+        size = min(1 << int(1 + chance[3, 0] * (max(n.bit_length() - 1, 2) - 1)), n // 2)
         count = n // size
-        a = np.minimum(self.slots(slow) // size, count - 1)
-        b = (a + self.draw.integers(1, count, BATCH)) % count
+        a = np.minimum(self.slots(slow, chance) // size, count - 1)
+        b = (a + 1 + (chance[4] * (count - 1)).astype(np.int64)) % count
         a, b = (a * size)[:, None], (b * size)[:, None]
         shift = np.where((at >= a) & (at < a + size), b - a, np.where((at >= b) & (at < b + size), a - b, 0))
         return placed[at + shift]
@@ -286,20 +294,20 @@ def _walk(problem: PlacementProblem, moves: _Moves, first: Ints, steps: int, bes
             price.doublings = SOFT + round((HARD - SOFT) * step / steps)
             _, here, rows = price(placed[None, :n])
             energy, slow = float(here[0]), _slow_slots(problem, rows[0])
-            hot = hot or _hot(price, moves, placed, holder, energy)
-        kind = int(kinds[step])
+            hot = hot or HOT * energy / n
+        kind, chance = int(kinds[step]), moves.chance()
         if kind == 0:
-            tried = moves.swaps(placed, holder, slow)
+            tried = moves.swaps(placed, holder, slow, chance)
         elif kind == 3:
-            tried = moves.blocks(placed, slow)
+            tried = moves.blocks(placed, slow, chance)
         else:
-            tried = moves.runs(placed, slow, kind, bool(step & 1))
+            tried = moves.runs(placed, slow, chance, kind, bool(step & 1))
         value, energies, rows = price(tried[:, :n] if m > n else tried)
         i = int(value.argmin())
         best.offer(tried[i, :n], float(value[i]))
         if best.proven:
             return
-        threshold = energy - hot * COLD ** (step / steps) * np.log(1.0 - moves.draw.random(BATCH))
+        threshold = energy - hot * COLD ** (step / steps) * np.log(1.0 - chance[7])
         taken = int((energies < threshold).argmax())
         if energies[taken] < threshold[taken]:
             placed, energy = tried[taken], float(energies[taken])
@@ -307,12 +315,3 @@ def _walk(problem: PlacementProblem, moves: _Moves, first: Ints, steps: int, bes
             if step % 8 == 0:
                 slow = _slow_slots(problem, rows[taken])
         yield
-
-
-def _hot(price: _Energy, moves: _Moves, placed: Ints, holder: Ints, energy: float) -> float:
-    """Temperature to begin with; any positive one where no swap changes anything."""
-    n = price.p.n_slots
-    none = np.empty(0, np.int64)
-    change = np.abs(np.concatenate([price(moves.swaps(placed, holder, none)[:, :n])[1] for _ in range(8)]) - energy)
-    change = change[change > _EQUAL * energy]
-    return HOT * float(np.quantile(change, 0.1)) if len(change) else energy
