@@ -62,7 +62,9 @@ def planned(nodes: int, stages: int) -> tuple[PlanningProblem, Plan]:
 
 
 def worth(sizes: list[int], clusters: int) -> None:
-    print("nodes  links            objective  gain over rack order: median (worst, best)  of the step  gap    CPU s")
+    print(
+        "nodes  links            objective  gain over rack order: median (worst, best)  of the step  gap   CPU s: median (max)"
+    )
     for n in sizes:
         request = planned(n, 8)
         for name, sigma, slow in (("noise and slow", 0.2, 0.05), ("noise only", 0.2, 0.0), ("neither", 0.0, 0.0)):
@@ -81,7 +83,7 @@ def worth(sizes: list[int], clusters: int) -> None:
                 print(
                     f"{n:5d}  {name:15s}  {objective:9s}  {statistics.median(gains):6.1%} ({min(gains):.1%}, "
                     f"{max(gains):.1%})".ljust(76)
-                    + f"{statistics.median(steps):8.2%}  {statistics.median(gaps):4.0%}  {max(cpu):6.2f}",
+                    + f"{statistics.median(steps):8.2%}  {statistics.median(gaps):4.0%}  {statistics.median(cpu):5.2f} ({max(cpu):.2f})",
                     flush=True,
                 )
 

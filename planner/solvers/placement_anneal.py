@@ -25,8 +25,8 @@ VERSION = "1"
 BATCH = 64
 #: Random numbers that one move takes at most, and one for its acceptance.
 DRAWS = 8
-#: Default limit of work in moves per slot and pass over the terms (about 1 CPU s at 64 nodes, 3 at 128).
-MOVES_PER_SLOT = 6_500
+#: Default limit of work in moves per slot and pass over the terms (under 1 CPU s at 64 nodes, 3 at 128).
+MOVES_PER_SLOT = 5_500
 #: Up to so many placements are enumerated.
 ENUMERATE = 50_000
 #: Temperature at the start as a share of the energy per slot, and at the end as a share of that at the start (tuned
@@ -173,10 +173,11 @@ class _Moves:
 
     def slots(self, slow: Ints, chance: Floats) -> Ints:
         """Slots to move; a share of them at the slow edges."""
-        anywhere = (chance[0] * self.p.n_slots).astype(np.int64)
+        anywhere: Ints = (chance[0] * self.p.n_slots).astype(np.int64)
         if not len(slow):
             return anywhere
-        return np.where(chance[1] < SLOW_SHARE, slow[(chance[2] * len(slow)).astype(np.int64)], anywhere)
+        at_slow: Ints = slow[(chance[2] * len(slow)).astype(np.int64)]
+        return np.where(chance[1] < SLOW_SHARE, at_slow, anywhere)
 
     def swaps(self, placed: Ints, holder: Ints, slow: Ints, chance: Floats) -> Ints:
         """Candidates (BATCH, m) with two slots exchanged (one may be a node that is not used)."""
