@@ -1,8 +1,8 @@
 """Decisions: what to run, and why.
 
 ``from meshwright.planner import plan, PlanningProblem``. Names are loaded on first use, so that importing the package
-costs nothing. ``plan``, ``place``, ``explain``, ``compare`` and ``sizing`` are functions here, although modules of the same names
-exist; reach into those with ``from meshwright.planner.plan import ...``.
+costs nothing. ``plan``, ``place``, ``explain``, ``compare`` and ``sizing`` are functions here, although modules of the
+same names exist; reach into those with ``from meshwright.planner.plan import ...``.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ _WHERE = {
 }
 
 __all__ = [
-    "Comparison", "Explanation", "PlacedPlan", "Plan", "PlanSet", "PlanningProblem", "SearchReport", "Sizing", "SizingPoint",
-    "WhyNot", "compare", "estimate_plan", "explain", "from_json", "place", "plan", "sizing", "to_json", "why_not",
+    "Comparison", "Explanation", "PlacedPlan", "Plan", "PlanSet", "PlanningProblem", "SearchReport", "Sizing",
+    "SizingPoint", "WhyNot", "compare", "estimate_plan", "explain", "from_json", "place", "plan", "sizing", "to_json",
+    "why_not",
 ]  # fmt: skip
 
 
