@@ -7,7 +7,8 @@
 The generator is fixed: racks of 8 nodes, pods of 4 racks, 400 Gb/s per GPU within a rack, 200 between racks of a pod,
 100 beyond; every link times a lognormal factor of sigma 0.2; 5% of the nodes at half speed. Nodes are given in order
 of their racks, and rack order is the baseline: rings of data parallelism fill racks, pipelines cross them. The traffic
-is that of a plan with 8 GPUs of tensor parallelism in a node, 8 stages, and as many replicas as fill the cluster.
+is that of a plan with 8 GPUs of tensor parallelism in a node, 8 stages (`--stages`), and as many replicas as fill the
+cluster.
 """
 
 from __future__ import annotations
@@ -61,11 +62,11 @@ def planned(nodes: int, stages: int) -> tuple[PlanningProblem, Plan]:
     return problem, estimate_plan(problem, config).plans[0]
 
 
-def worth(sizes: list[int], clusters: int) -> None:
+def worth(sizes: list[int], clusters: int, stages: int) -> None:
     head = "gain over rack order: median (worst, best)  of the step   gap  CPU s: median (max)"
     print(f"nodes  links            objective  {head}")
     for n in sizes:
-        request = planned(n, 8)
+        request = planned(n, stages)
         for name, sigma, slow in (("noise and slow", 0.2, 0.05), ("noise only", 0.2, 0.0), ("neither", 0.0, 0.0)):
             for objective in OBJECTIVES:
                 gains, steps, gaps, cpu = [], [], [], []
@@ -135,12 +136,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["worth", "seeds", "oracle"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="nodes, multiples of 8")
+    parser.add_argument("--stages", type=int, default=8, help="of the plan whose worth is measured")
     parser.add_argument("--clusters", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--count", type=int, default=50)
     given = parser.parse_args()
     if given.what == "worth":
-        worth(given.sizes, given.clusters)
+        worth(given.sizes, given.clusters, given.stages)
     elif given.what == "seeds":
         spread(given.sizes, min(given.clusters, 10), given.seeds)
     else:
