@@ -25,8 +25,8 @@ VERSION = "1"
 BATCH = 64
 #: Random numbers that one move takes at most, and one for its acceptance.
 DRAWS = 8
-#: Default limit of work in moves per slot and pass over the terms (under 1 CPU s at 64 nodes, 3 at 128).
-MOVES_PER_SLOT = 5_500
+#: Default limit of work in moves per slot (under 1 CPU s at 64 nodes, 3 at 128).
+MOVES_PER_SLOT = {"critical": 5_500, "sum": 9_000}
 #: Up to so many placements are enumerated.
 ENUMERATE = 50_000
 #: Temperature at the start as a share of the energy per slot, and at the end as a share of that at the start (tuned
@@ -241,7 +241,7 @@ def _anneal(
     values = problem.both_seconds(starts)[0]
     order = np.argsort(values, kind="stable")
     best = _Best(starts[order[0]], float(values[order[0]]), bound * (1 + _EQUAL))
-    steps = max((limits.work or MOVES_PER_SLOT * n) // BATCH, 1)
+    steps = max((limits.work or MOVES_PER_SLOT[problem.objective] * n) // BATCH, 1)
     done, cut = 0, False
     if n < 2 or not len(problem.edges) or best.proven:
         return best.placement(), len(starts), False
