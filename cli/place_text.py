@@ -83,6 +83,11 @@ def _verdict(found: PlacedPlan) -> str:
     base, best, r = found.baseline, found.placed, found.result
     name = "rack order" if found.racks else "the given order"
     saved = base.step_s - best.step_s
+    if base.critical_s <= 0:
+        hidden = (
+            "All traffic between nodes hides behind compute, so no step is gained; it is kept on fast links anyway."
+        )
+        return textwrap.fill(hidden, WIDTH)
     what = "critical seconds" if found.objective == "critical" else "link-seconds"
     text = (
         f"Against {name}: {percent(found.gain)} less time on links, {saved:.4f} s or {percent(saved / base.step_s)} of "
