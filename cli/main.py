@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "estimate": "Predict time and memory of one configuration.",
     "explain": "Say why a plan stands where it stands, or why another does not.",
     "export": "Write the launch files of a plan.",
+    "place": "Put a plan's ranks on the hosts whose links suit them.",
     "check": "Predict a Megatron-LM launch script and name better neighbours.",
     "compare": "Put two plans side by side, part by part.",
     "timeline": "Simulate the pipeline of a plan pass by pass and draw it.",

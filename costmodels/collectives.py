@@ -125,6 +125,11 @@ def p2p_time_s(cluster: Cluster, n_bytes: Any, stride: Any, size: Any = None) ->
     return seconds[()]
 
 
+def p2p_efficiency(cluster: Cluster) -> float:
+    """Share of the nominal rate that a large transfer achieves on the outermost tier."""
+    return float(_curve(cluster.gpu, cluster.tiers[-1], "p2p")["efficiency"])
+
+
 def _all_reduce_s(cluster: Cluster, n_bytes: Any, group: GroupSpan) -> Any:
     best = _ring_s(cluster, "all_reduce", n_bytes, group)
     if np.any(_outermost(group) > 0):  # only groups that leave tier 0 have a choice; saves time, changes nothing

@@ -85,7 +85,7 @@ def load_cluster(
     """
     path = _cluster_path(name_or_path)
     section = Section(read_yaml(path), path.name)
-    section.check_keys(_CLUSTER_KEYS, ("nodes", "max_nodes", "host_memory_gib", "efficiency", "notes"))
+    section.check_keys(_CLUSTER_KEYS, ("nodes", "max_nodes", "host_memory_gib", "efficiency", "links", "notes"))
     per_node = section.count("gpus_per_node")
     max_nodes = int(section.figure("max_nodes", 0.0))
     name = section.text("name")

@@ -1,8 +1,8 @@
 """Decisions: what to run, and why.
 
 ``from meshwright.planner import plan, PlanningProblem``. Names are loaded on first use, so that importing the package
-costs nothing. ``plan``, ``explain``, ``compare`` and ``sizing`` are functions here, although modules of the same names
-exist; reach into those with ``from meshwright.planner.plan import ...``.
+costs nothing. ``plan``, ``place``, ``explain``, ``compare`` and ``sizing`` are functions here, although modules of the
+same names exist; reach into those with ``from meshwright.planner.plan import ...``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .compare import Comparison, compare
     from .explain import Explanation, WhyNot, explain, why_not
+    from .place import PlacedPlan, place
     from .plan import Plan, PlanSet, SearchReport
     from .plan_json import from_json, to_json
     from .problem import PlanningProblem
@@ -28,6 +29,8 @@ _WHERE = {
     "WhyNot": "explain",
     "explain": "explain",
     "why_not": "explain",
+    "PlacedPlan": "place",
+    "place": "place",
     "Plan": "plan",
     "PlanSet": "plan",
     "SearchReport": "plan",
@@ -42,8 +45,9 @@ _WHERE = {
 }
 
 __all__ = [
-    "Comparison", "Explanation", "Plan", "PlanSet", "PlanningProblem", "SearchReport", "Sizing", "SizingPoint",
-    "WhyNot", "compare", "estimate_plan", "explain", "from_json", "plan", "sizing", "to_json", "why_not",
+    "Comparison", "Explanation", "PlacedPlan", "Plan", "PlanSet", "PlanningProblem", "SearchReport", "Sizing",
+    "SizingPoint", "WhyNot", "compare", "estimate_plan", "explain", "from_json", "place", "plan", "sizing", "to_json",
+    "why_not",
 ]  # fmt: skip
 
 

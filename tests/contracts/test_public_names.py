@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-NAMES = ("plan", "estimate_plan", "PlanningProblem", "PlanSet", "to_json", "from_json", "explain", "compare", "sizing")
+NAMES = (
+    "plan", "estimate_plan", "PlanningProblem", "PlanSet", "to_json", "from_json", "place", "explain", "compare",
+    "sizing",
+)  # fmt: skip
 FIRST = ("", "import meshwright.planner.plan, meshwright.planner.explain", "import meshwright.cli.table")
 
 
