@@ -20,8 +20,8 @@ from .pass_times import PassTimes
 from .registry import build_schedule
 from .simulate import simulate
 
-#: Rounds of ``pp`` micro-batches of the two runs; from four on the pace was that of ten to twenty in all of some hundred
-#: pipelines (32 to 126 layers, 4 to 32 stages of 2 to 5 chunks).
+#: Rounds of ``pp`` micro-batches of the two runs; from four on the pace was that of ten to twenty in all of some
+#: hundred pipelines (32 to 126 layers, 4 to 32 stages of 2 to 5 chunks).
 _ROUNDS = (4, 6)
 Rows = tuple[tuple[int, ...], ...]
 
