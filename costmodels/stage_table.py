@@ -20,7 +20,7 @@ from .memory import _stage_activations, _stage_states, stage_parameters
 from .model_spec import ModelSpec
 from .ops import weight_cast_bytes
 from .parallel import CONFIG_FIELDS
-from .parallelism.data import dense_group, expert_group, exposed_s, gradient_reduction_s, parameter_gather_s
+from .parallelism.data import DpGroup, dense_group, expert_group, exposed_s, gradient_reduction_s, parameter_gather_s
 from .parallelism.pipeline import Stages, in_flight
 from .software import Software
 from .stage_time import stage_time
@@ -96,10 +96,21 @@ def micro_batch_table(
 
 
 def state_table(
-    model: ModelSpec, workload: Workload, cluster: Cluster, software: Software, table: CandidateTable
+    model: ModelSpec,
+    workload: Workload,
+    cluster: Cluster,
+    software: Software,
+    table: CandidateTable,
+    spread: NDArray[np.int64] | None = None,
 ) -> StateTable:
-    """Model states, their traffic and their update for every row's degrees and sharding."""
+    """Model states, their traffic and their update for every row's degrees and sharding.
+
+    Args:
+        spread: by how much further apart in rank order than ``estimate`` has them the data-parallel ranks of each row
+            stand (the pipeline degree where pipelines fill neighbouring ranks).
+    """
     lost = software.coefficient("gradient_slack")
+    apart = np.ones(len(table), dtype=np.int64) if spread is None else spread
 
     def cost(probe: ModelSpec, c: SimpleNamespace) -> tuple[Stages | tuple[Any, ...], ...]:
         states = _stage_states(probe, workload, software, c)
@@ -111,7 +122,9 @@ def state_table(
         )
         params = stage_parameters(probe, c)
         ends = tuple(
-            _end_of_step(cluster, workload, software, c, getattr(params.dense, kind), getattr(params.expert, kind))
+            _end_of_step(
+                cluster, workload, software, c, getattr(params.dense, kind), getattr(params.expert, kind), apart[:, None]
+            )
             for kind in ("first", "mid", "last")
         )
         update = tuple(0.0 * total + u for total, u in zip(states.total, states.update, strict=True))
@@ -121,41 +134,46 @@ def state_table(
 
 
 def _by_layers(model: ModelSpec, table: CandidateTable, cost: Any, quantities: int) -> list[Floats]:
-    """Read ``cost`` for pipelines whose stages all hold 0, 1 ... ``n_layers`` layers."""
+    """Read ``cost`` for pipelines whose stages all hold 0, 1 ... ``n_layers`` layers (no meaning at 0)."""
     n, most = len(table), model.n_layers
     out = [np.zeros((n, KINDS, most + 1)) for _ in range(quantities)]
-    at_once = model.moe is None or not model.moe.dense_first or model.n_dense_layers == 0
-    spans: list[Any] = [np.arange(most + 1)[None, :]] if at_once else [np.array([[k]]) for k in range(1, most + 1)]
-    for layers in spans:
-        columns = slice(None) if at_once else slice(int(layers[0, 0]), int(layers[0, 0]) + 1)
-        shape = (n, layers.shape[1])
-        four = cost(_with_layers(model, _PROBE_STAGES * layers), columns_of(table, pp=np.array([[_PROBE_STAGES]])))
-        one = cost(_with_layers(model, layers), columns_of(table, pp=np.array([[1]])))
-        for array, many, single in zip(out, four, one, strict=True):
-            first, middle, last = (many.first, many.mid, many.last) if isinstance(many, Stages) else many
-            only = single.first if isinstance(single, Stages) else single[0]
-            for kind, value in ((FIRST, first), (MIDDLE, middle), (LAST, last), (ONLY, only)):
-                array[:, kind, columns] = np.broadcast_to(value, shape)
+    layers, shape = np.arange(most + 1)[None, :], (n, most + 1)
+    dense_first = model.moe is not None and model.moe.dense_first and model.n_dense_layers > 0
+
+    def read(kinds: tuple[int, ...], stages: int, dense: int) -> None:
+        probe = _with_layers(model, stages * layers, stages * dense if dense_first else None)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = cost(probe, columns_of(table, pp=np.array([[stages]])))
+        for array, value in zip(out, found, strict=True):
+            three = (value.first, value.mid, value.last) if isinstance(value, Stages) else value
+            for kind in kinds:
+                array[:, kind, :] = np.broadcast_to(three[0 if kind == ONLY else kind], shape)
+
+    if dense_first:  # the dense layers stand on the first stage
+        read((FIRST,), _PROBE_STAGES, model.n_dense_layers)
+        read((MIDDLE, LAST), _PROBE_STAGES, 0)
+    else:
+        read((FIRST, MIDDLE, LAST), _PROBE_STAGES, 0)
+    read((ONLY,), 1, model.n_dense_layers)
+    for array in out:
+        array[:, :, 0] = 0.0
     return out
 
 
-def _with_layers(model: ModelSpec, layers: Any) -> ModelSpec:
-    """The model with another number of layers, an array of them where all are priced at once."""
+def _with_layers(model: ModelSpec, layers: Any, dense: int | None) -> ModelSpec:
+    """The model with an array of layer counts; ``dense`` of them without experts (None: the model's own share)."""
     if model.moe is None:
         return replace(model, n_layers=layers)
-    if model.moe.dense_first and model.n_dense_layers:
-        total = int(layers.reshape(-1)[0])
-        moe = replace(model.moe, n_moe_layers=max(total - model.n_dense_layers, 0))
-        return replace(model, n_layers=total, moe=moe)
     share = model.n_moe_layers / model.n_layers
-    return replace(model, n_layers=layers, moe=replace(model.moe, n_moe_layers=layers * share, dense_first=False))
+    sparse = layers * share if dense is None else np.maximum(layers - dense, 0)
+    return replace(model, n_layers=layers, moe=replace(model.moe, n_moe_layers=sparse, dense_first=False))
 
 
 def _end_of_step(
-    cluster: Cluster, workload: Workload, software: Software, c: Any, dense: Any, expert: Any
+    cluster: Cluster, workload: Workload, software: Software, c: Any, dense: Any, expert: Any, apart: Any
 ) -> tuple[Any, Any, Any, Any, Any]:
     """Reduction, gathering and update of one stage's ``dense`` and ``expert`` parameters per rank, and their bytes."""
-    d, e = dense_group(c), expert_group(c)
+    d, e = (DpGroup(g.size, g.shard, g.stride * apart) for g in (dense_group(c), expert_group(c)))
     derate = software.coefficient("comm_derate")
     grad, weight = workload.grad_dtype_bytes, 1.0 if workload.fp8_params else 2.0
     trained = 0.0 if workload.task == "lora" else 1.0
