@@ -168,9 +168,8 @@ def _tables(problem: MixedProblem) -> tuple[CandidateTable, CandidateTable]:
 
     def table(names: tuple[str, ...], values: list[tuple[int, ...]]) -> CandidateTable:
         columns = {n: np.array([v[i] for v in values], dtype=np.int64) for i, n in enumerate(names)}
-        return CandidateTable(
-            {**columns, "sequence_parallel": (columns["tp"] > 1).astype(np.int64), "zero_stage": 1, **switches}
-        )
+        same = {name: np.full(len(values), value) for name, value in (("zero_stage", 1), *switches.items())}
+        return CandidateTable({**columns, "sequence_parallel": (columns["tp"] > 1).astype(np.int64), **same})
 
     return table(("tp", "cp", "ep", "micro_batch_size", "recompute"), rows), table(("tp", "cp", "ep", "dp"), states)
 

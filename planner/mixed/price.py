@@ -74,7 +74,7 @@ class Pricer:
 
     def stages(self, c: Choices) -> Stages:
         """Every stage of every choice, with the most layers that its memory holds (in units of ``vp``)."""
-        n, most = len(c), int(c.pp.max())
+        n, most = len(c), int(c.pp.max(initial=1))
         place = np.arange(most)[None, :]
         ends = c.stages.cumsum(axis=1)
         position = np.minimum((place[:, None, :] >= ends[:, :, None]).sum(axis=1), c.order.shape[1] - 1)

@@ -122,7 +122,7 @@ class ReplicaSearch:
             rows = [table.dp[place] for table, place in zip(tables, places, strict=True)]
             per_step = int(self.costs.rows.micro_batch_size[key[0]]) * int(sum(rows))
             m = batch // per_step
-            if batch % per_step or (key[2] > 1 and m % key[1]) or not self._mappable(key[0]):
+            if batch % per_step or (key[2] > 1 and m % key[1]) or not self._mappable(key[0], key[1]):
                 continue
             counts.append(m)
             for column, place in zip(index, places, strict=True):
@@ -143,10 +143,11 @@ class ReplicaSearch:
                 best = sorted([*best, plan], key=lambda f: (f.step_s, f.key))[:k]
         return best
 
-    def _mappable(self, row: int) -> bool:
-        """Megatron-LM numbers ranks tp-cp-pp-dp only where experts span exactly the tp * cp ranks."""
+    def _mappable(self, row: int, pp: int) -> bool:
+        """Megatron-LM numbers the ranks of a pipeline tp-cp-pp-dp only where experts span exactly its tp * cp ranks
+        (``initialize_model_parallel``: the data-parallel size of attention and experts must be the same)."""
         ep, inner = int(self.costs.rows.ep[row]), int(self.costs.rows.tp[row] * self.costs.rows.cp[row])
-        return self.problem.model.moe is None or ep == inner
+        return self.problem.model.moe is None or pp == 1 or ep == inner
 
     def _solve_equal(
         self, used: tuple[int, ...], picked: list[Choices], stages: list[Stages], i: int
@@ -193,6 +194,8 @@ class ReplicaSearch:
         """The pipelines of a pool with the least bound on serving its share of the batch."""
         table = self._choices(j)
         self.enumerated += len(table)
+        if not len(table):
+            return table, self.pricer.stages(table), []
         share = self.problem.cluster.pools[j].n_gpus / self.problem.cluster.n_gpus
         size = self.costs.rows.micro_batch_size[table.row[:, 0]]
         table.micro_batches = np.maximum((batch * share / (size * table.dp)).astype(np.int64), 1)
@@ -340,7 +343,7 @@ def _states(costs: MixedCosts) -> tuple[CandidateTable, Ints]:
                     found[(tp, cp, ep, dp, pp)] = None
     column = np.array(list(found), dtype=np.int64).reshape(len(found), 5)
     tp, cp, ep, dp, pp = column.T
-    return CandidateTable({"tp": tp, "cp": cp, "ep": ep, "dp": dp, "zero_stage": 1}), pp
+    return CandidateTable({"tp": tp, "cp": cp, "ep": ep, "dp": dp, "zero_stage": np.ones_like(tp)}), pp
 
 
 def _deal(batch: int, chosen: tuple[_Solved, ...]) -> tuple[int, ...] | None:

@@ -152,6 +152,9 @@ def _cross(costs: MixedCosts, shapes: list[_Shape], free: bool) -> Choices:
                     (order[index], stages[index], row[index], state[index], ranks[index], ranks[index],
                      np.full(len(index), vp), m[index], pp[index], dp[index])
                 )  # fmt: skip
+    if not out:
+        none = np.zeros((0, n_pools), dtype=np.int64)
+        return Choices(*(none,) * 6, *(none[:, 0],) * 4)
     return Choices(*(np.concatenate(parts) for parts in zip(*out, strict=True)))
 
 
