@@ -200,10 +200,9 @@ class Pricer:
         layers = np.arange(0, self.layers + 1, vp)
         at = (s.pool[i, :pp, None], s.row[i, :pp, None], s.kind[i, :pp, None], layers[None, :])
         cycle = self.whole[at] + s.hop[i, :pp, None]
-        cycle[:, 0] = s.hop[i, :pp]
         end = np.stack([self._ends(s, i, k, layers) for k in range(pp)])
         return StageSplit(
-            cycle=np.maximum.accumulate(np.rint(cycle * NANOSECONDS).astype(np.int64), axis=1),
+            cycle=_rising(cycle),
             end=np.maximum.accumulate(np.rint(end * NANOSECONDS).astype(np.int64), axis=1),
             least=s.least[i, :pp],
             most=s.most[i, :pp],
@@ -249,3 +248,16 @@ class Pricer:
         nodes = (c.stages * c.ranks / per_node[np.maximum(c.order, 0)]).sum(axis=1)
         slow = self.costs.problem.software[0].coefficient("jitter_per_doubling")
         return np.asarray(1.0 + slow * np.log2(np.maximum(nodes, 1.0)))
+
+
+def _rising(cycle: Floats) -> Ints:
+    """Nanoseconds of 0, 1 ... units. No stage holds none: that entry continues the line of the next two. Where a unit
+    never costs less than the one before it, rounding must not hide that (the solver is faster on convex costs): steps
+    are rounded, and raised by a nanosecond where they would fall."""
+    first = np.rint(cycle[:, 1:2] * NANOSECONDS).astype(np.int64)
+    steps = np.diff(cycle[:, 1:], axis=1) * NANOSECONDS
+    if (np.diff(steps, axis=1) >= -0.5).all():
+        steps = np.maximum.accumulate(np.rint(steps), axis=1)
+    whole = np.maximum(np.rint(steps), 0).astype(np.int64)
+    before = np.maximum(first - whole[:, :1], 0) if whole.shape[1] else first
+    return np.concatenate([before, first, first + whole.cumsum(axis=1)], axis=1)
