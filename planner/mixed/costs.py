@@ -97,21 +97,31 @@ class MixedCosts:
 
         Where tp differs the wider side gathers what it received over its own fast links, which is left out.
         """
-        cluster, t = self.problem.cluster, self.rows
-        link = cluster.link(cluster.names[a], cluster.names[b])
+        t = self.rows
         parts = np.minimum(t.tp[row_a] * t.cp[row_a], t.tp[row_b] * t.cp[row_b])
-        n_bytes = self.message_bytes(row_a) / parts
-        senders = np.asarray(parts * dp, dtype=float)
+        return self.between_s(a, b, self.message_bytes(row_a) / parts, parts * dp)
+
+    def between_s(self, a: int, b: int, n_bytes: Any, senders: Any) -> Any:
+        """Each of ``senders`` GPUs sends ``n_bytes`` to the other pool; the slower end counts."""
+        cluster = self.problem.cluster
+        link = cluster.link(cluster.names[a], cluster.names[b])
+        senders = np.asarray(senders, dtype=float)
         share = np.ones_like(senders)
         if link.total_bytes_per_s > 0:
             share = np.minimum(1.0, link.total_bytes_per_s / (senders * link.bytes_per_s))
-        seconds: Any = 0.0
-        for end in (a, b):
-            pool = cluster.pools[end]
-            tier = Tier(kind=link.kind, domain_gpus=2, bytes_per_s=link.bytes_per_s, latency_s=link.latency_s)
-            wire = replace(pool, nodes=2, gpus_per_node=1, tiers=(tier,))
-            seconds = np.maximum(seconds, p2p_time_s(wire, n_bytes / share, 1, 2))
-        return seconds
+        tier = Tier(kind=link.kind, domain_gpus=2, bytes_per_s=link.bytes_per_s, latency_s=link.latency_s)
+        wires = [replace(cluster.pools[end], nodes=2, gpus_per_node=1, tiers=(tier,)) for end in (a, b)]
+        return np.maximum(*(p2p_time_s(wire, n_bytes / share, 1, 2) for wire in wires))
+
+    def tied_embedding_s(self, first: int, last: int, row: Any, stride: Any, pp: Any, dp: Any) -> Any:
+        """All-reduce of the gradients of tied embeddings between the first and the last stage."""
+        model, workload, t = self.problem.model, self.problem.workload, self.rows
+        n_bytes = model.padded_vocab(t.tp[row]) * model.hidden / t.tp[row] * workload.grad_dtype_bytes
+        if first == last:
+            hop = p2p_time_s(self.problem.cluster.pools[first], n_bytes, stride, pp)
+        else:
+            hop = self.between_s(first, last, n_bytes, t.tp[row] * t.cp[row] * dp)
+        return np.where(pp > 1, 2.0 * hop, 0.0) / self.problem.software[0].coefficient("comm_derate")
 
 
 def price_pools(problem: MixedProblem) -> MixedCosts:

@@ -189,7 +189,7 @@ class Pricer:
         cheapest = np.where(s.real, step, np.inf).min(axis=1)
         total = least_cycle.sum(axis=1) + (units - np.where(s.real, s.least, 0).sum(axis=1)) * cheapest
         end = np.where(s.real, self.least_end[s.pool, s.state, np.minimum(s.least * vp, self.layers)], 0.0).max(axis=1)
-        value = (c.micro_batches - 1.0 / c.vp) * low + total / c.vp + end + self.overhead_s
+        value = (c.micro_batches - 1.0 / c.vp) * low + total / c.vp + end + self.tied_s(c) + self.overhead_s
         return np.where(self.feasible(c, s), value * self.jitter(c), np.inf)
 
     # -- one choice -----------------------------------------------------------------------------------------------
@@ -229,12 +229,23 @@ class Pricer:
             "stage_s": m * float(busy[slow]),
             "bubble_s": (float(busy.sum()) - float(busy[slow])) / vp,
             "transfer_s": m * float(hop[slow]) + (float(hop.sum()) - float(hop[slow])) / vp,
-            "dp_s": ends[longest] - update,
+            "dp_s": ends[longest] - update + float(self.tied_s(c.take(np.array([i])))[0]),
             "optimizer_s": update,
             "step_overhead_s": self.overhead_s,
         }
         parts["jitter_s"] = sum(parts.values()) * (float(self.jitter(c)[i]) - 1.0)
         return parts
+
+    def tied_s(self, c: Choices) -> Floats:
+        """Reduction of tied embeddings, zero for models without."""
+        out = np.zeros(len(c))
+        if not self.costs.problem.model.tied_embeddings or not len(c):
+            return out
+        final = c.order[np.arange(len(c)), (c.order >= 0).sum(axis=1) - 1]
+        for a, b in sorted(set(zip(c.order[:, 0].tolist(), final.tolist(), strict=True))):
+            at = np.flatnonzero((c.order[:, 0] == a) & (final == b))
+            out[at] = self.costs.tied_embedding_s(a, b, c.row[at, 0], c.stride[at, 0], c.pp[at], c.dp[at])
+        return out
 
     @property
     def overhead_s(self) -> float:
