@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..costmodels.load_model import load_model
@@ -141,7 +141,8 @@ def build_mixed_problem(request: Request) -> MixedProblem:
     return MixedProblem(
         model=model,
         cluster=cluster,
-        workload=_workload(request, model, softwares[0]),
+        # numerics do not follow the freedom of `any`: gradients are those of Megatron-LM, on which all of these build
+        workload=_workload(replace(request, framework="megatron-lm"), model, softwares[0]),
         software=softwares,
         framework=request.framework,
         pins=request.pins,

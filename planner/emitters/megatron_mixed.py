@@ -54,7 +54,7 @@ def refuse(plans: MixedPlanSet, plan: MixedPlan) -> str | None:
     if plan.shape == ONE_POOL:
         ordinary, own = _one_pool(plans, plan)
         return MegatronLm().refuse(ordinary, own)
-    ordinary, own = _as_ordinary(plans, plan)
+    ordinary, own = as_ordinary(plans, plan)
     return MegatronLm().refuse(ordinary, own)
 
 
@@ -90,7 +90,7 @@ def node_blocks(plans: MixedPlanSet, plan: MixedPlan) -> tuple[Block, ...]:
     return tuple(out)
 
 
-def _as_ordinary(plans: MixedPlanSet, plan: MixedPlan) -> tuple[PlanSet, Plan]:
+def as_ordinary(plans: MixedPlanSet, plan: MixedPlan) -> tuple[PlanSet, Plan]:
     """The plan on a stand-in cluster of equal nodes, so that the options are those of an ordinary plan."""
     problem, group = plans.problem, plan.groups[0]
     stage = group.stages[0]
@@ -150,7 +150,7 @@ def _one_pool(plans: MixedPlanSet, plan: MixedPlan) -> tuple[PlanSet, Plan]:
 
 
 def _launch_script(plans: MixedPlanSet, plan: MixedPlan, blocks: Sequence[Block], options: LaunchOptions) -> str:
-    ordinary, own = _as_ordinary(plans, plan)
+    ordinary, own = as_ordinary(plans, plan)
     groups = {name: flags for name, flags in MegatronLm().groups(ordinary, own, options).items() if flags}
     groups["PARALLEL_ARGS"] = [*groups["PARALLEL_ARGS"], *_order_flags(plan)]
     lines = [
@@ -191,7 +191,7 @@ def _order_flags(plan: MixedPlan) -> list[Flag]:
 
 
 def _header(plans: MixedPlanSet, plan: MixedPlan, options: LaunchOptions) -> list[str]:
-    problem, ordinary = plans.problem, _as_ordinary(plans, plan)
+    problem, ordinary = plans.problem, as_ordinary(plans, plan)
     lines = comment(
         f"{problem.model.name} on {int(plan.metrics['gpus'])} GPUs of {problem.cluster.name} ({plan.shape}), "
         f"megatron-lm {MegatronLm.versions}; plan {plan.rank} by meshwright."
@@ -223,7 +223,7 @@ def _node_rank(blocks: Sequence[Block]) -> list[str]:
 
 
 def _manifest(plans: MixedPlanSet, plan: MixedPlan, blocks: Sequence[Block]) -> str:
-    ordinary, own = _as_ordinary(plans, plan)
+    ordinary, own = as_ordinary(plans, plan)
     value = {
         "emitter": "megatron-lm",
         "framework": "megatron-lm",
@@ -254,7 +254,7 @@ def job_script(plans: MixedPlanSet, plan: MixedPlan, blocks: Sequence[Block], op
     from .slurm import directive, job_name
 
     partitions = _partitions(options.partition, [b.pool for b in blocks])
-    ordinary, _ = _as_ordinary(plans, plan)
+    ordinary, _ = as_ordinary(plans, plan)
     lines = [directive("job-name", job_name(ordinary, options)), directive("output", "%x-%j.out")]
     if options.account:
         lines.append(directive("account", options.account))

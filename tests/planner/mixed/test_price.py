@@ -74,7 +74,7 @@ def one_f_one_b(forward, backward, hops, m):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_formula_against_a_simulated_pipeline(seed):
-    """``(m - 1) max c + sum c`` with ``c = t + 2 hop``: an upper estimate that stays within a few percent."""
+    """``(m - 1) max c + sum c`` with ``c = t + 2 hop``: never below, at most 13% above with a hop of a tenth of a stage."""
     draw = np.random.default_rng(seed)
     pp, m = int(draw.integers(2, 7)), int(draw.integers(16, 48))
     t = draw.uniform(0.8, 1.2, pp)
@@ -84,7 +84,7 @@ def test_the_formula_against_a_simulated_pipeline(seed):
     c = t + 2.0 * worst
     formula = (m - 1) * c.max() + c.sum()
     simulated = one_f_one_b(t / 3, t * 2 / 3, hops, m)
-    assert 0.9 * simulated <= formula <= 1.25 * simulated
+    assert simulated <= formula <= 1.13 * simulated
 
 
 def test_bounds_hold_for_every_choice(make_mixed):
