@@ -93,7 +93,10 @@ def _mix(draw: random.Random, i: int, small: bool, framework: str) -> Mix:
         model=model, cluster=cluster, workload=Workload(seq_len=seq_len, global_batch=batch), software=software,
         framework=framework, pins=pins, top=3,
     )  # fmt: skip
-    size = "+".join(f"{p.nodes}{k.split('-', 1)[-1]}{'' if s == 1 else f'@{s:g}'}" for p, k, s in zip(pools, kinds, speeds, strict=True))
+    size = "+".join(
+        f"{p.nodes}{k.split('-', 1)[-1]}{'' if s == 1 else f'@{s:g}'}"
+        for p, k, s in zip(pools, kinds, speeds, strict=True)
+    )
     return Mix(f"{i} {model.name} {size}", problem, small)
 
 

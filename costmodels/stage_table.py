@@ -123,7 +123,13 @@ def state_table(
         params = stage_parameters(probe, c)
         ends = tuple(
             _end_of_step(
-                cluster, workload, software, c, getattr(params.dense, kind), getattr(params.expert, kind), apart[:, None]
+                cluster,
+                workload,
+                software,
+                c,
+                getattr(params.dense, kind),
+                getattr(params.expert, kind),
+                apart[:, None],
             )
             for kind in ("first", "mid", "last")
         )

@@ -87,7 +87,7 @@ def load_cluster(
     data = read_yaml(path)
     if "pools" in data:
         raise InvalidProblemError(
-            f"{path.name}: a cluster with `pools` is planned by `meshwright plan` only; name one of its pools' clusters."
+            f"{path.name}: a cluster with `pools` is for `meshwright plan` only; name one of its pools' clusters."
         )
     section = Section(data, path.name)
     section.check_keys(_CLUSTER_KEYS, ("nodes", "max_nodes", "host_memory_gib", "efficiency", "notes"))

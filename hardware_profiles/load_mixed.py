@@ -1,4 +1,4 @@
-"""Loading of a cluster file with ``pools``: each pool a shipped cluster or one written in place, and what joins them."""
+"""Loading of a cluster file with ``pools``: each a shipped cluster or one written in place, and what joins them."""
 
 from __future__ import annotations
 

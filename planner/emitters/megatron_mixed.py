@@ -152,7 +152,7 @@ def _one_pool(plans: MixedPlanSet, plan: MixedPlan) -> tuple[PlanSet, Plan]:
 def _launch_script(plans: MixedPlanSet, plan: MixedPlan, blocks: Sequence[Block], options: LaunchOptions) -> str:
     ordinary, own = as_ordinary(plans, plan)
     groups = {name: flags for name, flags in MegatronLm().groups(ordinary, own, options).items() if flags}
-    groups["PARALLEL_ARGS"] = [*groups["PARALLEL_ARGS"], *_order_flags(plan)]
+    groups["PARALLEL_ARGS"] = [*groups["PARALLEL_ARGS"], *order_flags(plan)]
     lines = [
         *_header(plans, plan, options),
         "set -euo pipefail",
@@ -186,7 +186,8 @@ def _launch_script(plans: MixedPlanSet, plan: MixedPlan, blocks: Sequence[Block]
     return script([*lines, "", "exec torchrun \\", *(f"  {word} \\" for word in words), '  "$@"'])
 
 
-def _order_flags(plan: MixedPlan) -> list[Flag]:
+def order_flags(plan: MixedPlan) -> list[Flag]:
+    """The order of ranks: whole pipelines side by side where every pool has its own."""
     return [flag("--use-tp-pp-dp-mapping")] if plan.shape == REPLICAS else []
 
 
@@ -228,7 +229,7 @@ def _manifest(plans: MixedPlanSet, plan: MixedPlan, blocks: Sequence[Block]) -> 
         "emitter": "megatron-lm",
         "framework": "megatron-lm",
         "versions": MegatronLm.versions,
-        "proof": "golden",
+        "proof": str(MegatronLm.proof),
         "model": plans.problem.model.name,
         "plan_rank": plan.rank,
         "shape": plan.shape,

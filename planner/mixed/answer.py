@@ -39,7 +39,9 @@ def pipeline_plan(pricer: Pricer, found: Found, proof: str) -> MixedPlan:
     )
     gpus = int((c.stages[i] * c.ranks[i]).sum())
     used = [problem.cluster.names[j] for j in c.order[i] if j >= 0]
-    weights = {problem.cluster.names[int(j)]: int(c.stages[i, n] * c.ranks[i, n]) for n, j in enumerate(c.order[i]) if j >= 0}
+    weights = {
+        problem.cluster.names[int(j)]: int(c.stages[i, n] * c.ranks[i, n]) for n, j in enumerate(c.order[i]) if j >= 0
+    }
     return MixedPlan(
         rank=0,
         shape=PIPELINE if len(used) > 1 else ONE_POOL,

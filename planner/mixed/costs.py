@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -176,7 +177,7 @@ def _tables(problem: MixedProblem) -> tuple[CandidateTable, CandidateTable]:
         (tp, cp, ep, dp) for tp, cp, ep in degrees for dp in dps if tp * cp * dp <= largest and tp * cp * dp % ep == 0
     ]
 
-    def table(names: tuple[str, ...], values: list[tuple[int, ...]]) -> CandidateTable:
+    def table(names: tuple[str, ...], values: Sequence[tuple[int, ...]]) -> CandidateTable:
         columns = {n: np.array([v[i] for v in values], dtype=np.int64) for i, n in enumerate(names)}
         same = {name: np.full(len(values), value) for name, value in (("zero_stage", 1), *switches.items())}
         return CandidateTable({**columns, "sequence_parallel": (columns["tp"] > 1).astype(np.int64), **same})

@@ -69,8 +69,12 @@ class Pricer:
         pool = np.maximum(c.order, 0)
         slope = np.where(used, self.slope[pool, c.row].min(axis=2), np.inf)
         rate = np.where(used, c.stages / slope, 0.0).sum(axis=1)
-        pace = self.layers / rate
-        return np.asarray(((c.micro_batches - 1.0 / c.vp) * pace + self.layers * slope.min(axis=1) / c.vp) * self.jitter(c))
+        # leading dense layers may be cheaper than the line through the others
+        early = np.minimum(self.start[pool[:, 0], c.row[:, 0], FIRST], 0.0)
+        pace = np.maximum(self.layers + early / slope[:, 0], 0.0) / rate
+        total = np.maximum(self.layers * slope.min(axis=1) + early, 0.0)
+        seconds: Floats = np.asarray((c.micro_batches - 1.0 / c.vp) * pace + total / c.vp, dtype=np.float64)
+        return seconds * self.jitter(c)
 
     def stages(self, c: Choices) -> Stages:
         """Every stage of every choice, with the most layers that its memory holds (in units of ``vp``)."""
@@ -116,7 +120,7 @@ class Pricer:
         left[:, 0] = wrap
         rows = np.arange(n)
         right[rows, c.pp - 1] = wrap
-        return 2.0 * c.vp[:, None] * np.maximum(left, right)
+        return np.asarray(2.0 * c.vp[:, None] * np.maximum(left, right), dtype=np.float64)
 
     def _links(self, c: Choices) -> tuple[Floats, Floats, Floats]:
         """Exposed seconds of one transfer inside each position's pool, to the next position, and from last to first
@@ -224,7 +228,9 @@ class Pricer:
         ends = [float(self._ends(s, i, k, int(layers[k]))) for k in range(pp)]
         longest = int(np.argmax(ends))
         pool = int(s.pool[i, longest])
-        update = float(self.costs.pools[pool].state.optimizer_s[s.state[i, longest], s.kind[i, longest], layers[longest]])
+        update = float(
+            self.costs.pools[pool].state.optimizer_s[s.state[i, longest], s.kind[i, longest], layers[longest]]
+        )
         parts = {
             "stage_s": m * float(busy[slow]),
             "bubble_s": (float(busy.sum()) - float(busy[slow])) / vp,

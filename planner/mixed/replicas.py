@@ -130,7 +130,9 @@ class ReplicaSearch:
         self.enumerated += len(counts)
         if not counts:
             return []
-        picked = [replace(t.take(np.array(i)), micro_batches=np.array(counts)) for t, i in zip(tables, index, strict=True)]
+        picked = [
+            replace(t.take(np.array(i)), micro_batches=np.array(counts)) for t, i in zip(tables, index, strict=True)
+        ]
         stages = [self.pricer.stages(c) for c in picked]
         bound = np.max([self.pricer.bound(c, s) for c, s in zip(picked, stages, strict=True)], axis=0)
         best: list[ReplicaPlan] = []
@@ -204,7 +206,7 @@ class ReplicaSearch:
         bound = self.pricer.bound(table, stages)
         # counted for the sequences that whole micro-batches serve
         bound = bound / (table.micro_batches * size * table.dp)
-        solved = []
+        solved: list[_Solved] = []
         for i in np.argsort(bound, kind="stable")[: 4 * width]:
             if not np.isfinite(bound[i]) or len(solved) >= width:
                 break
@@ -243,10 +245,11 @@ class ReplicaSearch:
             out[:, 0] = values
             return out
 
-        row, state, vp_, pp_, dp_, inner = column.T
+        vps_, pps, dps, inner = column[:, 2], column[:, 3], column[:, 4], column[:, 5]
         return Choices(
-            order=first(np.full(n, j), -1), stages=first(pp_, 0), row=first(row, 0), state=first(state, 0),
-            ranks=first(inner * dp_, 0), stride=first(inner, 0), vp=vp_, micro_batches=pp_.copy(), pp=pp_, dp=dp_,
+            order=first(np.full(n, j), -1), stages=first(pps, 0), row=first(column[:, 0], 0),
+            state=first(column[:, 1], 0), ranks=first(inner * dps, 0), stride=first(inner, 0), vp=vps_,
+            micro_batches=pps.copy(), pp=pps, dp=dps,
         )  # fmt: skip
 
     def _pipeline(self, j: int, c: Choices, s: Stages, i: int, layers: tuple[int, ...]) -> _Solved:
@@ -332,7 +335,9 @@ def _keys(search: ReplicaSearch, table: Choices) -> dict[tuple[int, int, int], i
 def _states(costs: MixedCosts) -> tuple[CandidateTable, Ints]:
     """Degrees with which pipelines fill a pool, and the pipeline degree of each."""
     pins, layers = costs.problem.pins, costs.problem.model.n_layers
-    degrees = sorted({(int(a), int(b), int(e)) for a, b, e in zip(costs.rows.tp, costs.rows.cp, costs.rows.ep, strict=True)})
+    degrees = sorted(
+        {(int(a), int(b), int(e)) for a, b, e in zip(costs.rows.tp, costs.rows.cp, costs.rows.ep, strict=True)}
+    )
     found: dict[tuple[int, int, int, int, int], None] = {}
     for pool in costs.problem.cluster.pools:
         for tp, cp, ep in degrees:
@@ -342,8 +347,8 @@ def _states(costs: MixedCosts) -> tuple[CandidateTable, Ints]:
                 if whole and (tp * cp * dp) % ep == 0 and ("pp" not in pins or pp in pins["pp"]) and "dp" not in pins:
                     found[(tp, cp, ep, dp, pp)] = None
     column = np.array(list(found), dtype=np.int64).reshape(len(found), 5)
-    tp, cp, ep, dp, pp = column.T
-    return CandidateTable({"tp": tp, "cp": cp, "ep": ep, "dp": dp, "zero_stage": np.ones_like(tp)}), pp
+    columns = {name: column[:, i] for i, name in enumerate(("tp", "cp", "ep", "dp"))}
+    return CandidateTable({**columns, "zero_stage": np.ones(len(found), dtype=np.int64)}), column[:, 4]
 
 
 def _deal(batch: int, chosen: tuple[_Solved, ...]) -> tuple[int, ...] | None:

@@ -130,8 +130,9 @@ def _nothing_fits(
     near = nearest_pipeline(found.pricer, found.choices)
     gpus = problem.cluster.n_gpus
     return NoFeasiblePlanError(
-        f"No plan fits the {gpus} GPUs of {problem.cluster.name}: {near or 'no pipeline across its pools is possible'}; "
-        "more nodes, a smaller optimizer state (--optimizer) or lifting a memory cap would help."
+        f"No plan fits the {gpus} GPUs of {problem.cluster.name}: "
+        f"{near or 'no pipeline across its pools is possible'}; more nodes, a smaller optimizer state (--optimizer) "
+        "or lifting a memory cap would help."
     )
 
 

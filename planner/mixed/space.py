@@ -33,9 +33,9 @@ class Choices:
     """Outer choices, one per row.
 
     Attributes:
-        order: pools from the first stage on, -1 behind the last, shape (rows, pools); stages, row, state: of the pool
-            at each position (0 where there is none); ranks: GPUs of one of its stages; stride: from one of its stages to
-            the next in rank order.
+        order: pools from the first stage on, -1 behind the last, shape (rows, pools); stages, row, state: of the
+            pool at each position (0 where there is none); ranks: GPUs of one of its stages; stride: from one of its
+            stages to the next in rank order.
         vp, micro_batches, pp, dp: of the pipeline, shape (rows,).
     """
 
@@ -72,12 +72,13 @@ class _Shape:
 
 def enumerate_choices(costs: MixedCosts) -> tuple[Choices, str]:
     """All outer choices, and how the space was narrowed (empty: it was not)."""
-    for level, narrowed in enumerate(NARROWING):
+    level = 0
+    while True:
         shapes = list(_shapes(costs, all_or_none=level >= 2))
         free = costs.problem.framework == "any" and level == 0
         if level == len(NARROWING) - 1 or len(shapes) * _grid_size(costs, free) <= MAX_ROWS:
-            break
-    return _cross(costs, shapes, free), narrowed
+            return _cross(costs, shapes, free), NARROWING[level]
+        level += 1
 
 
 def stage_counts(n_gpus: int, ranks: int, gpus_per_node: int) -> list[int]:
@@ -123,14 +124,17 @@ def _options(costs: MixedCosts) -> tuple[list[int], list[int], list[int]]:
 def _grid_size(costs: MixedCosts, free: bool) -> int:
     sizes, masks, chunks = _options(costs)
     pools = len(costs.problem.cluster.pools)
-    return len(sizes) * len(masks) ** (pools if free else 1) * len(chunks)
+    modes: int = len(masks) ** (pools if free else 1)
+    return len(sizes) * modes * len(chunks)
 
 
 def _cross(costs: MixedCosts, shapes: list[_Shape], free: bool) -> Choices:
     """Every shape with every micro-batch, recomputation and number of chunks that go with it."""
     n_pools = len(costs.problem.cluster.pools)
     sizes, masks, chunks = _options(costs)
-    recompute = list(product(range(len(masks)), repeat=n_pools)) if free else [(i,) * n_pools for i in range(len(masks))]
+    recompute = (
+        list(product(range(len(masks)), repeat=n_pools)) if free else [(i,) * n_pools for i in range(len(masks))]
+    )
     lookup = _Lookup(costs, sizes, masks)
     order, stages, degree, state, ranks, pp, dp = lookup.columns(shapes, n_pools)
     batch = int(costs.problem.workload.global_batch)

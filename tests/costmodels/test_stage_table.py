@@ -41,8 +41,11 @@ CASES = [
 def tables(name, config, software=MEGATRON):
     model, rows = load_model(name), CandidateTable.from_configs([config])
     work = WORK if name != "gpt3-1.3b" else Workload(seq_len=2048, global_batch=256)
-    return model, work, micro_batch_table(model, work, CLUSTER, software, rows), state_table(
-        model, work, CLUSTER, software, rows
+    return (
+        model,
+        work,
+        micro_batch_table(model, work, CLUSTER, software, rows),
+        state_table(model, work, CLUSTER, software, rows),
     )
 
 

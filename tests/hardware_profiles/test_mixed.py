@@ -62,9 +62,13 @@ pools:
 
 
 def test_a_link_without_pools_stands_for_the_rest(tmp_path):
-    text = POOLS + "  - {name: c, cluster: dgx-h100, nodes: 1}\n" + (
-        "between:\n  - {pools: [c, a], kind: infiniband, gbytes_per_s_per_gpu: 50}\n"
-        "  - {kind: roce, gbytes_per_s_per_gpu: 5}\n"
+    text = (
+        POOLS
+        + "  - {name: c, cluster: dgx-h100, nodes: 1}\n"
+        + (
+            "between:\n  - {pools: [c, a], kind: infiniband, gbytes_per_s_per_gpu: 50}\n"
+            "  - {kind: roce, gbytes_per_s_per_gpu: 5}\n"
+        )
     )
     mix = load(tmp_path, text)
     assert [(link.pools, link.kind) for link in mix.between] == [
@@ -111,7 +115,7 @@ def test_a_plain_command_says_that_pools_need_plan(tmp_path):
     path = tmp_path / "mix.yaml"
     path.write_text(POOLS + LINK)
     assert is_mixed_file(str(path)) and not is_mixed_file("dgx-h100") and not is_mixed_file(str(tmp_path / "no.yaml"))
-    with pytest.raises(InvalidProblemError, match="`meshwright plan` only"):
+    with pytest.raises(InvalidProblemError, match="is for `meshwright plan` only"):
         load_cluster(str(path))
 
 

@@ -37,7 +37,10 @@ def group(stages: list[MixedStage], dp: int = 2, vp: int = 1) -> Group:
 
 
 def plans(*groups: Group, shape: str = PIPELINE, model: str = "llama-3.1-8b") -> tuple[MixedPlanSet, MixedPlan]:
-    pools = (replace(load_cluster("dgx-a100-80", nodes=2), name="a100"), replace(load_cluster("dgx-h100", nodes=1), name="h100"))
+    pools = (
+        replace(load_cluster("dgx-a100-80", nodes=2), name="a100"),
+        replace(load_cluster("dgx-h100", nodes=1), name="h100"),
+    )
     problem = MixedProblem(
         model=load_model(model),
         cluster=MixedCluster(
@@ -48,7 +51,12 @@ def plans(*groups: Group, shape: str = PIPELINE, model: str = "llama-3.1-8b") ->
     )
     gpus = sum(s.tp * s.cp * g.dp for g in groups for s in g.stages)
     plan = MixedPlan(
-        rank=1, shape=shape, groups=groups, ep=1, metrics={"step_s": 10.0, "gpus": float(gpus)}, time_s={"stage_s": 10.0}
+        rank=1,
+        shape=shape,
+        groups=groups,
+        ep=1,
+        metrics={"step_s": 10.0, "gpus": float(gpus)},
+        time_s={"stage_s": 10.0},
     )
     search = MixedSearch(enumerated=1, priced=1, feasible=1, optimality="one plan", bound_s=10.0)
     return MixedPlanSet(problem=problem, plans=(plan,), single=(), search=search), plan
@@ -86,9 +94,13 @@ def run(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     (folder / "torchrun").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > words\n')
     (folder / "torchrun").chmod(0o755)
     return subprocess.run(
-        ["bash", "launch.sh"], cwd=folder, env={"PATH": f"{folder}:/usr/bin:/bin", **env}, capture_output=True, text=True,
+        ["bash", "launch.sh"],
+        cwd=folder,
+        env={"PATH": f"{folder}:/usr/bin:/bin", **env},
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
 
 
 def test_node_ranks_follow_the_pools(tmp_path: Path) -> None:
@@ -140,7 +152,9 @@ def test_slurm_components_and_their_steps(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NODELIST_HET_GROUP_0": "node[7-8]", "SLURM_JOB_ID": "5"}
-    done = subprocess.run(["bash", "job.sbatch", "--more"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "job.sbatch", "--more"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert sorted((tmp_path / "said").read_text().splitlines()) == ["a100 3 node7 --more", "h100 3 node7 --more"]
 
@@ -235,7 +249,7 @@ def test_the_registry() -> None:
     assert get_mixed("megatron-lm") is megatron_mixed.emit and get_mixed("flagscale") is flagscale.emit
     with pytest.raises(UnsupportedByFrameworkError, match="megatron-lm, flagscale, not for deepspeed"):
         get_mixed("deepspeed")
-    with pytest.raises(InvalidProblemError, match="no emitter 'flagscal'.*flagscale"):
+    with pytest.raises(InvalidProblemError, match=r"no emitter 'flagscal'.*flagscale"):
         get_mixed("flagscal")
 
 
@@ -253,7 +267,9 @@ def test_scripts_are_clean(tmp_path: Path, wrap: str) -> None:
         if name.endswith((".sh", ".sbatch")):
             (tmp_path / name).write_text(text)
             # SC2016: the node's number must expand on the node, not in the job script
-            done = subprocess.run([shellcheck, "-e", "SC2016", str(tmp_path / name)], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [shellcheck, "-e", "SC2016", str(tmp_path / name)], capture_output=True, text=True, check=False
+            )
             assert done.returncode == 0, done.stdout
     manifest = json.loads(bundle.files["launch.json"])
     assert manifest["stage_layers"] == [8, 9, 15] and [b["pool"] for b in manifest["nodes"]] == ["a100", "h100"]
