@@ -44,7 +44,7 @@ def test_export_writes_launches_of_both_frameworks(cli, mixed_file, tmp_path):
 
 def test_other_commands_say_what_to_use(cli, mixed_file):
     assert "`meshwright export` does" in cli("explain", mixed_file, code=2).err
-    assert "`meshwright plan` only" in cli("estimate", *REQUEST[:3], "--config", "tp=8", code=2).err
+    assert "`meshwright plan` only" in cli("estimate", *REQUEST[:3], code=2).err
     assert "infiniband" in cli("hardware", EXAMPLE).out
     assert len(cli.json("hardware", EXAMPLE)["pools"]) == 2
 
