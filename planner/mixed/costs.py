@@ -14,8 +14,8 @@ from ...costmodels.candidates import CandidateTable
 from ...costmodels.collectives import p2p_time_s
 from ...costmodels.parallel import ParallelConfig
 from ...costmodels.rules import rules_of, violations
+from ...costmodels.software import Software
 from ...costmodels.stage_table import (
-    KINDS,
     MicroBatchTable,
     StateTable,
     exposed_traffic_s,
@@ -45,7 +45,7 @@ class PoolCosts:
     Attributes:
         rows: micro-batch configurations, states: degrees and sharding; the same numbering in every pool.
         usable: rows that obey the rules on this pool (tp inside the scale-up domain).
-        slope, start: ``start + slope * k`` is at most the time of a stage of k layers, shape (rows, ``KINDS``).
+        slope, start: ``start + slope * k`` is at most the time of a stage of k layers, shape (rows, kinds).
         least_end: over kinds and more layers the shortest end of a step, shape (states, layers + 1).
         limit_bytes: peak that fits.
     """
@@ -146,10 +146,17 @@ def _pool(
     slope = steps.min(axis=2)
     k = np.arange(1, problem.model.n_layers + 1)
     start = (time.whole_s[:, :, 1:] - slope[:, :, None] * k).min(axis=2)
-    end = state.optimizer_s[:, :KINDS].min(axis=1)
-    least_end = np.minimum.accumulate(end[:, ::-1], axis=1)[:, ::-1]
+    least_end = shortest_ends(software, state)
     buffer = transfer_buffer_bytes(problem.model, problem.workload, rows, np.full(len(rows), 2))
     return PoolCosts(time, state, usable, slope, start, least_end, buffer, problem.memory_limit_bytes(i))
+
+
+def shortest_ends(software: Software, state: StateTable) -> Floats:
+    """Over kinds of stage and more layers the shortest end of a step: the update, and the share of the traffic that
+    nothing can hide; shape (states, layers + 1)."""
+    shown = (1.0 - software.coefficient("dp_overlap")) * (state.reduce_s + state.gather_s)
+    end = (state.optimizer_s + shown).min(axis=1)
+    return np.asarray(np.minimum.accumulate(end[:, ::-1], axis=1)[:, ::-1])
 
 
 def _tables(problem: MixedProblem) -> tuple[CandidateTable, CandidateTable]:

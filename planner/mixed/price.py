@@ -192,7 +192,11 @@ class Pricer:
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         cheapest = np.where(s.real, step, np.inf).min(axis=1)
         total = least_cycle.sum(axis=1) + (units - np.where(s.real, s.least, 0).sum(axis=1)) * cheapest
-        end = np.where(s.real, self.least_end[s.pool, s.state, np.minimum(s.least * vp, self.layers)], 0.0).max(axis=1)
+        # some stage holds at least its even share
+        share = -(-self.layers // c.pp)[:, None]
+        some = np.where(s.real, self.least_end[s.pool, s.state, share], np.inf).min(axis=1)
+        all_ = np.where(s.real, self.least_end[s.pool, s.state, np.minimum(s.least * vp, self.layers)], 0.0).max(axis=1)
+        end = np.maximum(some, all_)
         value = (c.micro_batches - 1.0 / c.vp) * low + total / c.vp + end + self.tied_s(c) + self.overhead_s
         return np.where(self.feasible(c, s), value * self.jitter(c), np.inf)
 

@@ -21,7 +21,7 @@ from ...costmodels.parallelism.data import exposed_s
 from ...costmodels.stage_table import state_table
 from ..solvers.mixed_stages import StageSplit, ThresholdSplit
 from ..space import divisors
-from .costs import MixedCosts
+from .costs import MixedCosts, shortest_ends
 from .price import Floats, Ints, Pricer, Stages
 from .space import MAX_VP, Choices
 
@@ -90,8 +90,7 @@ class ReplicaSearch:
                     self.problem.model, self.problem.workload, self.problem.cluster.pools[i],
                     self.problem.software[i], states, spread,
                 )  # fmt: skip
-            end = table.optimizer_s.min(axis=1)
-            pools.append(replace(pool, state=table, least_end=np.minimum.accumulate(end[:, ::-1], axis=1)[:, ::-1]))
+            pools.append(replace(pool, state=table, least_end=shortest_ends(self.problem.software[i], table)))
         self.costs = MixedCosts(self.problem, costs.rows, states, pools)
         self.spread = spread
         self.pricer = Pricer(self.costs)

@@ -71,7 +71,8 @@ class _Search:
         self.choices = choices
         self.pipelines: Pipelines = best_pipelines(self.pricer, choices, k, limits)
         self.replicas = ReplicaSearch(costs)
-        copies: list[ReplicaPlan] = self.replicas.best(k)
+        kth = self.pipelines.best[k - 1].step_s if len(self.pipelines.best) >= k else math.inf
+        copies: list[ReplicaPlan] = self.replicas.best(k, kth)
         proof = "optimal over the enumerated pipelines" if self.pipelines.exact else "best when the search was stopped"
         self.plans: list[MixedPlan] = [pipeline_plan(self.pricer, f, proof) for f in self.pipelines.best]
         self.plans += [replica_plan(self.replicas, f) for f in copies]

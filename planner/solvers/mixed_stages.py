@@ -119,11 +119,12 @@ class _Search:
         free = self.fill(p.most)
         if free is None:
             return
-        least_sum, least_end = self._sum(free), int(p.end[self.rows, p.least].max())
-        self.bound = float(least_sum + p.end_weight * least_end)
         allowed = (np.arange(p.units + 1) >= p.least[:, None]) & (np.arange(p.units + 1) <= p.most[:, None])
+        ends = np.unique(p.end[allowed])
+        least_sum, least_end = self._sum(free), int(ends[self._first_possible(p.end, ends)])
+        self.bound = float(least_sum + p.end_weight * least_end)
         values = np.unique(p.cycle[allowed])
-        for slowest in values[self._first_possible(values) :]:
+        for slowest in values[self._first_possible(p.cycle, values) :]:
             reach = p.pace * int(slowest) + least_sum + p.end_weight * least_end
             self.bound = max(self.bound, float(reach))
             if reach >= self.objective:
@@ -133,37 +134,38 @@ class _Search:
                 return
         self.bound = self.objective
 
-    def _first_possible(self, values: Ints) -> int:
-        """The smallest value of the slowest stage at which all units find a place."""
+    def _first_possible(self, table: Ints, values: Ints) -> int:
+        """The smallest largest entry of ``table`` (cycle or end) at which all units find a place."""
         low, high = 0, len(values) - 1
         while low < high:
             middle = (low + high) // 2
-            if self._room(int(values[middle])).sum() >= self.p.units:
+            if self._room(table, int(values[middle])).sum() >= self.p.units:
                 high = middle
             else:
                 low = middle + 1
         return low
 
-    def _room(self, slowest: int) -> Ints:
-        under: Ints = (self.p.cycle <= slowest).sum(axis=1) - 1
+    def _room(self, table: Ints, largest: int) -> Ints:
+        under: Ints = (table <= largest).sum(axis=1) - 1
         return np.where(under < self.p.least, -(10**6), np.minimum(under, self.p.most))
 
     def _try(self, slowest: int, least_end: int) -> bool:
         """All splits worth knowing whose slowest stage takes at most ``slowest``; False at a limit."""
-        p, room = self.p, self._room(slowest)
+        p, room = self.p, self._room(self.p.cycle, slowest)
         while (room >= p.least).all() and room.sum() >= p.units:
             if self._at_limit():
                 return False
             found = self.fill(room)
             if found is None:
                 return True
-            value = tuple(int(u) for u in found)
-            cost = p.cost(value)
-            if cost < self.objective or (cost == self.objective and (self.best is None or value < self.best)):
-                self.best, self.objective = value, cost
-            end = int(p.end[self.rows, found].max())
-            fastest = int(p.cycle[self.rows, found].max())
-            if p.pace * fastest + self._sum(found) + p.end_weight * least_end >= self.objective:
+            cycle, end = p.cycle[self.rows, found], int(p.end[self.rows, found].max())
+            busy = p.pace * int(cycle.max()) + int(cycle.sum())
+            cost = float(busy + p.end_weight * end)
+            if cost <= self.objective:
+                value = tuple(int(u) for u in found)
+                if cost < self.objective or self.best is None or value < self.best:
+                    self.best, self.objective = value, cost
+            if end <= least_end or busy + p.end_weight * least_end >= self.objective:
                 return True  # a shorter end costs a larger sum: nothing below can win
             room = np.minimum(room, (p.end < end).sum(axis=1) - 1)
         return True
