@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 
@@ -23,12 +23,10 @@ from ..solvers.mixed_stages import StageSplit, ThresholdSplit
 from ..space import divisors
 from .costs import MixedCosts, shortest_ends
 from .price import Floats, Ints, Pricer, Stages
+from .shares import PoolPipeline, best_shares, undominated
 from .space import MAX_VP, Choices
 
-#: Pipelines of a pool that are solved for unequal pools, the most promising first, by the number of pools.
-BEAM = {2: 24, 3: 10}
-SMALLEST_BEAM = 6
-#: Candidates for equal pools that are solved, in the order of their bounds.
+#: Candidates for equal pools that are solved at most, in the order of their bounds.
 MOST_SOLVED = 4000
 
 
@@ -53,28 +51,6 @@ class ReplicaPlan:
     key: tuple[int, ...]
     shares: tuple[Share, ...]
     parts: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class _Solved:
-    """A pipeline of one pool: seconds of its slowest stage and of all stages together."""
-
-    pool: int
-    i: int
-    layers: tuple[int, ...]
-    slowest: float
-    total: float
-    quantum: int
-    vp: int
-    pp: int
-
-    def seconds(self, micro_batches: int) -> float:
-        """From the first to the last micro-batch."""
-        return (micro_batches - 1.0 / self.vp) * self.slowest + self.total / self.vp
-
-    def allowed(self, micro_batches: int) -> bool:
-        """Whether the schedule takes this number."""
-        return micro_batches >= 1 and (self.vp == 1 or micro_batches % self.pp == 0)
 
 
 class ReplicaSearch:
@@ -175,24 +151,19 @@ class ReplicaSearch:
     # -- every pool its own ---------------------------------------------------------------------------------------
 
     def _unequal(self, k: int) -> list[ReplicaPlan]:
-        batch, beams = int(self.problem.workload.global_batch), []
+        batch, pools = int(self.problem.workload.global_batch), []
         for j in range(len(self.costs.pools)):
-            beams.append(self._beam(j, batch))
+            pools.append(self._pipelines(j, batch))
         found: list[ReplicaPlan] = []
-        for used in _subsets(len(beams)):
-            options = []
-            for chosen in product(*(beams[j][2] for j in used)):
-                shared = _deal(batch, chosen)
-                if shared is not None:
-                    options.append((max(s.seconds(m) for s, m in zip(chosen, shared, strict=True)), chosen, shared))
-            options.sort(key=lambda o: (o[0], [(s.pool, s.i) for s in o[1]]))
-            for _, chosen, shared in options[: 4 * k]:
-                tables = [beams[j][:2] for j in used]
+        for used in _subsets(len(pools)):
+            for chosen, shared in best_shares(batch, [pools[j][2] for j in used], 4 * k):
+                tables = [pools[j][:2] for j in used]
                 found.append(self._plan([t[0] for t in tables], [t[1] for t in tables], list(chosen), list(shared)))
         return found
 
-    def _beam(self, j: int, batch: int) -> tuple[Choices, Stages, list[_Solved]]:
-        """The pipelines of a pool with the least bound on serving its share of the batch."""
+    def _pipelines(self, j: int, batch: int) -> tuple[Choices, Stages, list[PoolPipeline]]:
+        """Pipelines of a pool that some share of the batch may want: of those that serve the batch in equal portions,
+        the ones that no other beats in both the slowest stage and all stages together."""
         table = self._choices(j)
         self.enumerated += len(table)
         if not len(table):
@@ -200,21 +171,17 @@ class ReplicaSearch:
         share = self.problem.cluster.pools[j].n_gpus / self.problem.cluster.n_gpus
         size = self.costs.rows.micro_batch_size[table.row[:, 0]]
         table.micro_batches = np.maximum((batch * share / (size * table.dp)).astype(np.int64), 1)
-        width = BEAM.get(len(self.costs.pools), SMALLEST_BEAM)
         stages = self.pricer.stages(table)
-        bound = self.pricer.bound(table, stages)
-        # counted for the sequences that whole micro-batches serve
-        bound = bound / (table.micro_batches * size * table.dp)
-        solved: list[_Solved] = []
-        for i in np.argsort(bound, kind="stable")[: 4 * width]:
-            if not np.isfinite(bound[i]) or len(solved) >= width:
-                break
+        solved: list[PoolPipeline] = []
+        for i in np.flatnonzero(self.pricer.feasible(table, stages)):
+            if size[i] * table.dp[i] >= batch:
+                continue
             found = ThresholdSplit().solve(self.pricer.split(table, stages, int(i)))
             self.solved += 1
             if found.value is not None:
                 layers = tuple(int(u) * int(table.vp[i]) for u in found.value)
                 solved.append(self._pipeline(j, table, stages, int(i), layers))
-        return table, stages, solved
+        return table, stages, undominated(solved)
 
     # -- common ---------------------------------------------------------------------------------------------------
 
@@ -251,10 +218,10 @@ class ReplicaSearch:
             micro_batches=pps.copy(), pp=pps, dp=dps,
         )  # fmt: skip
 
-    def _pipeline(self, j: int, c: Choices, s: Stages, i: int, layers: tuple[int, ...]) -> _Solved:
+    def _pipeline(self, j: int, c: Choices, s: Stages, i: int, layers: tuple[int, ...]) -> PoolPipeline:
         cycle = self.cycles(c, s, i, layers)
         size = int(self.costs.rows.micro_batch_size[c.row[i, 0]])
-        return _Solved(
+        return PoolPipeline(
             j, i, layers, float(cycle.max()), float(cycle.sum()), size * int(c.dp[i]), int(c.vp[i]), int(c.pp[i])
         )
 
@@ -265,7 +232,7 @@ class ReplicaSearch:
         return np.asarray(self.pricer.whole[at] + s.hop[i, :pp])
 
     def _plan(
-        self, tables: list[Choices], stages: list[Stages], solved: list[_Solved], counts: list[int]
+        self, tables: list[Choices], stages: list[Stages], solved: list[PoolPipeline], counts: list[int]
     ) -> ReplicaPlan:
         """Price of pipelines in several pools, each with its number of micro-batches."""
         pricer = self.pricer
@@ -290,7 +257,7 @@ class ReplicaSearch:
         key = tuple(v for p in solved for v in (p.pool, p.i, *p.layers))
         return ReplicaPlan(sum(parts.values()), key, shares, parts)
 
-    def _between_s(self, tables: list[Choices], stages: list[Stages], solved: list[_Solved]) -> float:
+    def _between_s(self, tables: list[Choices], stages: list[Stages], solved: list[PoolPipeline]) -> float:
         """Exposed exchange of gradients between pools."""
         cluster, software = self.problem.cluster, self.problem.software[0]
         names = [cluster.names[p.pool] for p in solved]
@@ -348,27 +315,3 @@ def _states(costs: MixedCosts) -> tuple[CandidateTable, Ints]:
     column = np.array(list(found), dtype=np.int64).reshape(len(found), 5)
     columns = {name: column[:, i] for i, name in enumerate(("tp", "cp", "ep", "dp"))}
     return CandidateTable({**columns, "zero_stage": np.ones(len(found), dtype=np.int64)}), column[:, 4]
-
-
-def _deal(batch: int, chosen: tuple[_Solved, ...]) -> tuple[int, ...] | None:
-    """Micro-batches of each pool's pipelines that make up the batch and let the slowest pool end first."""
-    if len(chosen) == 1:
-        m, rest = divmod(batch, chosen[0].quantum)
-        return (m,) if rest == 0 and chosen[0].allowed(m) else None
-    *others, last = chosen
-    best: tuple[float, tuple[int, ...]] | None = None
-    # the share that makes all pools end together, and what is near it
-    rates = [s.quantum / s.slowest for s in chosen]
-    centre = [batch * r / sum(rates) / s.quantum for r, s in zip(rates, chosen, strict=True)]
-    reach = last.quantum // math.gcd(*(s.quantum for s in chosen)) + 4
-    ranges = [range(max(1, int(c) - reach), min(int(c) + reach, batch // s.quantum) + 1)
-              for c, s in zip(centre, others, strict=False)]  # fmt: skip
-    for counts in product(*ranges):
-        left = batch - sum(m * s.quantum for m, s in zip(counts, others, strict=True))
-        if left <= 0 or left % last.quantum:
-            continue
-        shared = (*counts, left // last.quantum)
-        if all(s.allowed(m) for s, m in zip(chosen, shared, strict=True)):
-            value = (max(s.seconds(m) for s, m in zip(chosen, shared, strict=True)), shared)
-            best = value if best is None or value < best else best
-    return best[1] if best else None

@@ -7,6 +7,7 @@ are not enumerated: the solver finds them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations, product
@@ -74,10 +75,11 @@ def enumerate_choices(costs: MixedCosts) -> tuple[Choices, str]:
     """All outer choices, and how the space was narrowed (empty: it was not)."""
     level = 0
     while True:
-        shapes = list(_shapes(costs, all_or_none=level >= 2))
+        blocks = list(_blocks(costs, all_or_none=level >= 2))
+        n_shapes = sum(math.prod(len(stages) for stages in block.stages) for block in blocks)
         free = costs.problem.framework == "any" and level == 0
-        if level == len(NARROWING) - 1 or len(shapes) * _grid_size(costs, free) <= MAX_ROWS:
-            return _cross(costs, shapes, free), NARROWING[level]
+        if level == len(NARROWING) - 1 or n_shapes * _grid_size(costs, free) <= MAX_ROWS:
+            return _cross(costs, list(_shapes(costs, blocks)), free), NARROWING[level]
         level += 1
 
 
@@ -86,9 +88,30 @@ def stage_counts(n_gpus: int, ranks: int, gpus_per_node: int) -> list[int]:
     return [s for s in range(1, n_gpus // ranks + 1) if s * ranks % gpus_per_node == 0]
 
 
-def _shapes(costs: MixedCosts, *, all_or_none: bool) -> Iterator[_Shape]:
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Shapes that differ in the numbers of stages only: options for each pool of the order."""
+
+    order: tuple[int, ...]
+    stages: tuple[list[int], ...]
+    tp: tuple[int, ...]
+    cp: int
+    ep: int
+    dp: int
+
+
+def _shapes(costs: MixedCosts, blocks: list[_Block]) -> Iterator[_Shape]:
+    n_layers, pins = costs.problem.model.n_layers, costs.problem.pins
+    for b in blocks:
+        for stages in product(*b.stages):
+            pp = sum(stages)
+            if pp <= n_layers and ("pp" not in pins or pp in pins["pp"]):
+                yield _Shape(b.order, stages, b.tp, b.cp, b.ep, b.dp)
+
+
+def _blocks(costs: MixedCosts, *, all_or_none: bool) -> Iterator[_Block]:
     problem = costs.problem
-    pools, n_layers, pins = problem.cluster.pools, problem.model.n_layers, problem.pins
+    pools = problem.cluster.pools
     t = costs.states
     tps = sorted({int(v) for v in t.tp})
     mixed_tp = problem.framework == "any"
@@ -102,11 +125,9 @@ def _shapes(costs: MixedCosts, *, all_or_none: bool) -> Iterator[_Shape]:
         for size in range(2, len(pools) + 1):
             for order in permutations(range(len(pools)), size):
                 for degrees in product(tps, repeat=size) if mixed_tp else ((tp,) * size for tp in tps):
-                    options = [counts.get((j, tp), []) for j, tp in zip(order, degrees, strict=True)]
-                    for stages in product(*options):
-                        pp = sum(stages)
-                        if pp <= n_layers and ("pp" not in pins or pp in pins["pp"]):
-                            yield _Shape(order, stages, degrees, cp, ep, dp)
+                    options = tuple(counts.get((j, tp), []) for j, tp in zip(order, degrees, strict=True))
+                    if all(options):
+                        yield _Block(order, options, degrees, cp, ep, dp)
 
 
 def _options(costs: MixedCosts) -> tuple[list[int], list[int], list[int]]:
