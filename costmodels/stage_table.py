@@ -213,7 +213,8 @@ def exposed_traffic_s(software: Software, c: Any, reduce_s: Any, gather_s: Any, 
 
 def held_micro_batches(software: Software, pp: Any, vp: Any, n_micro: Any, stage: Any) -> tuple[Any, Any]:
     """Micro-batches whose activations a stage holds under (interleaved) 1F1B, and its further sets of temporaries."""
-    c = SimpleNamespace(pp=pp, vp=vp, schedule=np.zeros_like(np.asarray(pp)))
+    plain = np.zeros_like(np.asarray(pp))
+    c = SimpleNamespace(pp=pp, vp=vp, schedule=plain, vocab_parallel=plain)
     live = in_flight(c, n_micro, stage)
     slots = software.coefficient("pipeline_slots")
     if slots:
