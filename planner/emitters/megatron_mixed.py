@@ -105,7 +105,9 @@ def as_ordinary(plans: MixedPlanSet, plan: MixedPlan) -> tuple[PlanSet, Plan]:
     )  # fmt: skip
     config = replace(config, **_switches(plans))
     blocks = node_blocks(plans, plan)
-    alone = problem.alone(problem.cluster.names.index(plan.pools[0]))
+    # one environment for all nodes: the one that the older GPUs need
+    older = [p for p in plan.pools if "blackwell" not in problem.cluster.pool(p).gpu.architecture.lower()]
+    alone = problem.alone(problem.cluster.names.index((older or plan.pools)[0]))
     nodes = sum(b.nodes for b in blocks)
     last = Tier(kind="ethernet", domain_gpus=config.world_size, bytes_per_s=1.0, latency_s=0.0)
     stand_in: Cluster = replace(alone.cluster, nodes=nodes, max_nodes=0, tiers=(*alone.cluster.tiers[:-1], last))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..solvers.mixed_stages import ThresholdSplit
-from ..solvers.result import TO_COMPLETION, Limits
+from ..solvers.result import TO_COMPLETION, Limits, Termination
 from .price import Ints, Pricer, Stages
 from .space import Choices
 
@@ -80,8 +80,11 @@ def best_pipelines(
                     return _result(heap, pending, False, len(choices), feasible, solved)
                 found = solver.solve(pricer.split(some, stages, int(i)))
                 solved += 1
-                if found.value is None:
+                cut = found.termination in (Termination.FEASIBLE_AT_LIMIT, Termination.NO_SOLUTION_AT_LIMIT)
+                if found.value is None and not cut:
                     continue
+                if found.value is None:
+                    return _result(heap, pending, False, len(choices), feasible, solved)
                 layers: Ints = np.array(found.value) * int(some.vp[i])
                 step = sum(pricer.parts(some, stages, int(i), layers).values())
                 key = (*_key(some, int(i)), *(int(v) for v in layers))
@@ -89,6 +92,8 @@ def best_pipelines(
                 heapq.heappush(heap, (-step, tuple(-v for v in key), keep))
                 if len(heap) > k:
                     heapq.heappop(heap)
+                if cut:  # an interrupt inside the solver
+                    return _result(heap, pending, False, len(choices), feasible, solved)
     except KeyboardInterrupt:
         return _result(heap, pending, False, len(choices), feasible, solved)
     return _result(heap, math.inf, True, len(choices), feasible, solved)

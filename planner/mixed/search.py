@@ -128,6 +128,10 @@ def _nothing_fits(
             f"No configuration obeys the rules on {problem.cluster.name} with a global batch of "
             f"{problem.workload.global_batch}: change the batch, the nodes or the pins. {said}".strip()
         )
+    if not found.pipelines.exact:
+        return NoFeasiblePlanError(
+            f"The search on {problem.cluster.name} was stopped before it found a plan that fits."
+        )
     near = nearest_pipeline(found.pricer, found.choices)
     gpus = problem.cluster.n_gpus
     return NoFeasiblePlanError(

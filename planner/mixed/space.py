@@ -20,12 +20,14 @@ from .costs import MixedCosts
 
 Ints = NDArray[np.int64]
 MAX_VP = 10
-#: Rows beyond which the space is narrowed, in the order of ``NARROWING``.
+#: Rows beyond which the space is narrowed.
 MAX_ROWS = 1_500_000
+#: Ways to narrow it, each with those before it: words, and the most numbers of stages that a pool may have (0: all).
 NARROWING = (
-    "",
-    "recomputation is the same in all pools",
-    "recomputation is the same in all pools; a pool gives all of its GPUs or none",
+    ("", 0),
+    ("recomputation is the same in all pools", 0),
+    ("a pool has at most six numbers of stages to choose from, all of its GPUs among them", 6),
+    ("a pool gives all of its GPUs or none", 1),
 )
 
 
@@ -73,19 +75,30 @@ class _Shape:
 
 def enumerate_choices(costs: MixedCosts) -> tuple[Choices, str]:
     """All outer choices, and how the space was narrowed (empty: it was not)."""
-    level = 0
-    while True:
-        blocks = list(_blocks(costs, all_or_none=level >= 2))
+    mixed = costs.problem.framework == "any"
+    said: list[str] = []
+    for level, (words, most) in enumerate(NARROWING):
+        if level == 1 and not mixed:
+            continue  # one recompute mode for all pools is no narrowing there
+        said = [*said[: 1 if mixed else 0], words] if words else []
+        blocks = list(_blocks(costs, most))
         n_shapes = sum(math.prod(len(stages) for stages in block.stages) for block in blocks)
-        free = costs.problem.framework == "any" and level == 0
-        if level == len(NARROWING) - 1 or n_shapes * _grid_size(costs, free) <= MAX_ROWS:
-            return _cross(costs, list(_shapes(costs, blocks)), free), NARROWING[level]
-        level += 1
+        free = mixed and level == 0
+        if most == 1 or n_shapes * _grid_size(costs, free) <= MAX_ROWS:
+            break
+    return _cross(costs, list(_shapes(costs, blocks)), free), "; ".join(said)
 
 
 def stage_counts(n_gpus: int, ranks: int, gpus_per_node: int) -> list[int]:
     """Numbers of stages of ``ranks`` GPUs for which a pool gives whole nodes, fewest first."""
     return [s for s in range(1, n_gpus // ranks + 1) if s * ranks % gpus_per_node == 0]
+
+
+def _thinned(counts: list[int], most: int) -> list[int]:
+    """At most ``most`` of some numbers, evenly spread, the largest among them (0: all of them)."""
+    if not most or len(counts) <= most:
+        return counts
+    return [counts[len(counts) * (i + 1) // most - 1] for i in range(most)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +122,7 @@ def _shapes(costs: MixedCosts, blocks: list[_Block]) -> Iterator[_Shape]:
                 yield _Shape(b.order, stages, b.tp, b.cp, b.ep, b.dp)
 
 
-def _blocks(costs: MixedCosts, *, all_or_none: bool) -> Iterator[_Block]:
+def _blocks(costs: MixedCosts, most: int) -> Iterator[_Block]:
     problem = costs.problem
     pools = problem.cluster.pools
     t = costs.states
@@ -117,7 +130,7 @@ def _blocks(costs: MixedCosts, *, all_or_none: bool) -> Iterator[_Block]:
     mixed_tp = problem.framework == "any"
     for cp, ep, dp in sorted({(int(c), int(e), int(d)) for c, e, d in zip(t.cp, t.ep, t.dp, strict=True)}):
         counts = {
-            (j, tp): stage_counts(pool.n_gpus, tp * cp * dp, pool.gpus_per_node)[-1 if all_or_none else 0 :]
+            (j, tp): _thinned(stage_counts(pool.n_gpus, tp * cp * dp, pool.gpus_per_node), most)
             for j, pool in enumerate(pools)
             for tp in tps
             if tp * cp * dp % ep == 0

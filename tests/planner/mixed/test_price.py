@@ -173,3 +173,18 @@ def test_rounding_keeps_convex_costs_convex():
     whole = _rising(line)
     assert (np.diff(whole, n=2, axis=1) >= 0).all()
     assert np.abs(whole / 1e9 - line).max() < 40e-9
+
+
+def test_a_large_space_is_narrowed_and_says_so(make_mixed, monkeypatch):
+    from meshwright.planner.mixed import space
+
+    assert space._thinned([1, 2, 3, 4, 5, 6, 7, 8], 0) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert space._thinned([1, 2, 3, 4, 5, 6, 7, 8], 3) == [2, 5, 8] and space._thinned([3, 9], 6) == [3, 9]
+    costs = price_pools(make_mixed(pins={"cp": (1,)}))
+    whole, said = enumerate_choices(costs)
+    assert said == ""
+    monkeypatch.setattr(space, "MAX_ROWS", 50)
+    few, said = enumerate_choices(costs)
+    assert said == "a pool gives all of its GPUs or none" and 0 < len(few) < len(whole)
+    used = few.order >= 0
+    assert ((few.stages * few.ranks)[used] == np.array([8, 16])[few.order[used]]).all()
