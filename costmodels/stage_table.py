@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..hardware_profiles.types import Cluster
 from .candidates import CandidateTable
 from .compute import memory_bound_time_s
-from .memory import _stage_activations, _stage_states, stage_parameters
+from .memory import stage_activations, stage_parameters, stage_states
 from .model_spec import ModelSpec
 from .ops import weight_cast_bytes
 from .parallel import CONFIG_FIELDS
@@ -88,7 +88,7 @@ def micro_batch_table(
 
     def cost(probe: ModelSpec, c: SimpleNamespace) -> tuple[Stages | tuple[Any, ...], ...]:
         time = stage_time(cluster, probe, workload, software, c)
-        bytes_ = _stage_activations(probe, workload, software, c)
+        bytes_ = stage_activations(probe, workload, software, c)
         return (time.forward, time.backward, time.whole(), bytes_.per_micro_batch, bytes_.short, bytes_.working)
 
     arrays = _by_layers(model, table, cost, len(fields(MicroBatchTable)))
@@ -113,7 +113,7 @@ def state_table(
     apart = np.ones(len(table), dtype=np.int64) if spread is None else spread
 
     def cost(probe: ModelSpec, c: SimpleNamespace) -> tuple[Stages | tuple[Any, ...], ...]:
-        states = _stage_states(probe, workload, software, c)
+        states = stage_states(probe, workload, software, c)
         groups = (c.tp > 1) + 1.0 * (c.cp > 1) + (c.pp > 1) + (c.dp > 1) + (c.ep > 1)
         fixed = software.coefficient("context_bytes") + software.coefficient("communicator_bytes") * groups
         base = tuple(

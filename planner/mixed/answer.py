@@ -37,19 +37,17 @@ def pipeline_plan(pricer: Pricer, found: Found, proof: str) -> MixedPlan:
         stages=_stages(pricer, c, found.stages, i, found.layers),
         step_s=busy,
     )
-    gpus = int((c.stages[i] * c.ranks[i]).sum())
-    used = [problem.cluster.names[j] for j in c.order[i] if j >= 0]
     weights = {
         problem.cluster.names[int(j)]: int(c.stages[i, n] * c.ranks[i, n]) for n, j in enumerate(c.order[i]) if j >= 0
     }
     return MixedPlan(
         rank=0,
-        shape=PIPELINE if len(used) > 1 else ONE_POOL,
+        shape=PIPELINE,
         groups=(group,),
         ep=int(pricer.costs.rows.ep[c.row[i, 0]]),
         metrics=_metrics(problem, sum(parts.values()), weights, group.stages),
         time_s=parts,
-        proof=proof if gpus else "",
+        proof=proof,
     )
 
 
