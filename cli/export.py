@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options as o
 from .output import note, print_json
+
+if TYPE_CHECKING:
+    from ..planner.emitters import LaunchBundle, LaunchOptions
 
 
 class Wrap(StrEnum):
@@ -51,12 +54,6 @@ def export(
         return
     if plan_file is None:
         raise InvalidProblemError("export needs a plan.json; `meshwright plan ... -o plan.json` writes one.")
-    from .plan_file import pick, read_plan_set
-
-    plans = read_plan_set(plan_file)
-    plan = pick(plans, rank)
-    framework = plans.problem.framework
-    emitter = emitters.get(to or (plans.problem.software.framework if framework == "any" else framework))
     options = emitters.LaunchOptions(
         wrap=wrap.value,
         data_path=data_path,
@@ -69,7 +66,7 @@ def export(
         megatron_dir=megatron_dir,
         train_script=train_script,
     )
-    bundle = emitter.emit(plans, plan, options)
+    bundle = _bundle(plan_file, rank, to, options)
     if out is not None:
         paths = emitters.write_bundle(bundle, out, force=force)
         if as_json:
@@ -82,6 +79,20 @@ def export(
     else:
         print("\n".join(f"==> {name} <==\n{text}" for name, text in bundle.files.items()))
         note("nothing was written; --out FOLDER writes these files")
+
+
+def _bundle(plan_file: Path, rank: int, to: str | None, options: LaunchOptions) -> LaunchBundle:
+    """Files of one plan, of either kind of document."""
+    from ..planner import emitters
+    from ..planner.mixed.plan import MixedPlanSet
+    from .plan_file import pick, pick_mixed, read_any
+
+    plans = read_any(plan_file)
+    if isinstance(plans, MixedPlanSet):
+        return emitters.get_mixed(to or "megatron-lm")(plans, pick_mixed(plans, rank), options)
+    framework = plans.problem.framework
+    emitter = emitters.get(to or (plans.problem.software.framework if framework == "any" else framework))
+    return emitter.emit(plans, pick(plans, rank), options)
 
 
 def _list(as_json: bool) -> None:

@@ -38,14 +38,45 @@ def _describe(name: str, as_json: bool) -> None:
     from dataclasses import asdict
 
     from ..hardware_profiles.load import list_clusters, load_cluster, load_gpu
+    from ..hardware_profiles.load_mixed import is_mixed_file, load_mixed
     from ..hardware_profiles.names import is_yaml_path
 
-    is_cluster = name in list_clusters() or is_yaml_path(name)
-    facts = asdict(load_cluster(name)) if is_cluster else asdict(load_gpu(name))
+    if is_mixed_file(name):
+        mixed = load_mixed(name)
+        if not as_json:
+            print(_pools_text(mixed))
+            return
+        facts = asdict(mixed)
+    else:
+        is_cluster = name in list_clusters() or is_yaml_path(name)
+        facts = asdict(load_cluster(name)) if is_cluster else asdict(load_gpu(name))
     if as_json:
         print_json(facts)
         return
     _print_tree(facts, 0)
+
+
+def _pools_text(mixed: Any) -> str:
+    """Pools and the links between them, as two tables."""
+    from .table import render
+
+    header = ["pool", "gpu", "GPUs", "nodes", "speed", "GB/s of a GPU each way"]
+    rows = []
+    for pool, speed in zip(mixed.pools, mixed.speeds, strict=True):
+        links = ", ".join(f"{t.kind} ({t.domain_gpus}) {t.bytes_per_s / 1e9:.3g}" for t in pool.tiers)
+        rows.append([pool.name, pool.gpu.name, str(pool.n_gpus), str(pool.nodes), f"{speed:g}", links])
+    between = [
+        [
+            " - ".join(link.pools),
+            link.kind,
+            f"{link.bytes_per_s / 1e9:.3g}",
+            f"{link.total_bytes_per_s / 1e9:.3g}" if link.total_bytes_per_s else "-",
+            f"{link.latency_s * 1e6:.3g}",
+        ]
+        for link in mixed.between
+    ]
+    names = ["between", "kind", "GB/s of a GPU", "GB/s in all", "latency us"]
+    return "\n\n".join((render(header, rows, left=(0, 1, 5)), render(names, between, left=(0, 1))))
 
 
 def _print_tree(value: dict[str, Any], depth: int) -> None:

@@ -50,6 +50,7 @@ def plan(
     for path, flag in ((out, "--out"), (report, "--report")):
         if path is not None:
             check_writable(path, force=force, flag=flag)
+    from ..hardware_profiles.load_mixed import is_mixed_file
     from .parse_config import parse_excludes, parse_pins
     from .request import Request, build_problem, node_range
 
@@ -79,6 +80,11 @@ def plan(
         pins=parse_pins(pin or (), "--pin"),
         excludes=parse_excludes(exclude or (), "--exclude"),
     )
+    if is_mixed_file(cluster):
+        from .mixed import plan_pools
+
+        plan_pools(request, started, as_json=as_json, out=out, report=report, force=force)
+        return
     span = node_range(request)
     if span is not None and span[0] != span[1]:
         from ..planner.plan_json import to_json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..costmodels.load_model import load_model
@@ -14,9 +14,11 @@ from ..costmodels.software import Software
 from ..costmodels.workload import Workload
 from ..hardware_profiles.errors import InvalidProblemError
 from ..hardware_profiles.load import load_cluster
+from ..hardware_profiles.load_mixed import load_mixed
 from ..hardware_profiles.names import is_yaml_path
 from ..hardware_profiles.types import Gpu
 from ..planner.launch_reader import ReadLaunch
+from ..planner.mixed.problem import MixedProblem
 from ..planner.problem import PlanningProblem
 from ..planner.space import natural_split
 from .output import note
@@ -85,17 +87,7 @@ def build_problem(request: Request, *, nodes: int | None = None) -> PlanningProb
     cluster = load_cluster(request.cluster, nodes=nodes, gpus=request.gpus)
     gpu = cluster.gpu
     software = _software(request.framework, request.software, gpu)
-    seq_len, global_batch = _sizes(request, model)
-    workload = Workload(
-        seq_len=seq_len,
-        global_batch=global_batch,
-        task=request.task,
-        precision=request.precision,
-        optimizer=request.optimizer,
-        grad_dtype_bytes=_gradient_bytes(request, software),
-        lora_rank=request.lora_rank,
-        lora_targets=request.lora_targets,
-    )
+    workload = _workload(request, model, software)
     optional: dict[str, Any] = {"max_memory_bytes": _memory(request.max_memory, gpu)}
     if request.fit_confidence is not None:
         optional["fit_confidence"] = request.fit_confidence
@@ -118,6 +110,58 @@ def build_problem(request: Request, *, nodes: int | None = None) -> PlanningProb
         top=request.top,
         refine=request.refine,
         **optional,
+    )
+
+
+def build_mixed_problem(request: Request) -> MixedProblem:
+    """Load what a request on a cluster file with ``pools`` names, and refuse what is not planned there."""
+    refused = {
+        "--nodes": request.nodes is not None,
+        "--gpus": request.gpus is not None,
+        "--exclude": bool(request.excludes),
+        "--allow": bool(request.allow),
+        "--objective": request.objective != "throughput",
+        "--price": request.price is not None,
+        "--tokens": request.tokens is not None,
+    }
+    for flag in (flag for flag, given in refused.items() if given):
+        why = "the file states the size of each pool" if flag in ("--nodes", "--gpus") else "mixed plans lack it"
+        raise InvalidProblemError(f"{flag} does not go with a cluster of pools ({request.cluster}): {why}.")
+    _check_task(request)
+    model, cluster = load_model(request.model), load_mixed(request.cluster)
+    softwares = tuple(_software(request.framework, request.software, pool.gpu) for pool in cluster.pools)
+    optional: dict[str, Any] = {}
+    if request.max_memory is not None:
+        if request.max_memory.strip().endswith("%"):
+            raise InvalidProblemError("--max-memory: pools differ in memory; give a size such as 70GB, not a share.")
+        most = max(pool.gpu.memory_bytes for pool in cluster.pools)
+        optional["max_memory_bytes"] = parse_memory(request.max_memory, "--max-memory", device_bytes=most)
+    if request.fit_confidence is not None:
+        optional["fit_confidence"] = request.fit_confidence
+    return MixedProblem(
+        model=model,
+        cluster=cluster,
+        # numerics do not follow the freedom of `any`: gradients are those of Megatron-LM, on which all of these build
+        workload=_workload(replace(request, framework="megatron-lm"), model, softwares[0]),
+        software=softwares,
+        framework=request.framework,
+        pins=request.pins,
+        top=request.top,
+        **optional,
+    )
+
+
+def _workload(request: Request, model: ModelSpec, software: Software) -> Workload:
+    seq_len, global_batch = _sizes(request, model)
+    return Workload(
+        seq_len=seq_len,
+        global_batch=global_batch,
+        task=request.task,
+        precision=request.precision,
+        optimizer=request.optimizer,
+        grad_dtype_bytes=_gradient_bytes(request, software),
+        lora_rank=request.lora_rank,
+        lora_targets=request.lora_targets,
     )
 
 

@@ -160,8 +160,8 @@ def memory_breakdown(
         with_cached: fullest by what a tool shows that counts cached blocks too. Where the optimizer's step sets the
             peak, stages of equal parameters peak alike, yet the first keeps the blocks of more activations.
     """
-    held = _Grouped(lambda t: _stage_activations(model, workload, software, t), c, HELD_FIELDS)
-    states = _Grouped(lambda t: _stage_states(model, workload, software, t), c, (*STATE_FIELDS, "optimizer_offload"))
+    held = _Grouped(lambda t: stage_activations(model, workload, software, t), c, HELD_FIELDS)
+    states = _Grouped(lambda t: stage_states(model, workload, software, t), c, (*STATE_FIELDS, "optimizer_offload"))
     a, s = held.value, states.value
     slack, lost = software.coefficient("allocator_slack"), software.coefficient("gradient_slack")
     in_use, working_sets = _in_use(software, c, n_micro, held)
@@ -321,7 +321,8 @@ class StageActivations:
     short: tuple[Any, Any, Any]
 
 
-def _stage_activations(model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageActivations:
+def stage_activations(model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageActivations:
+    """Activations of one micro-batch on the first, the second and the last stage of each candidate."""
     layers, moe = layers_of(model, c)
     dense = layer_activations(model, workload, software, c, moe=False)
     sparse = layer_activations(model, workload, software, c, moe=True) if model.moe else dense
@@ -363,22 +364,14 @@ class StageStates:
     buckets: Any
 
 
-def _stage_states(model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageStates:
+def stage_states(model: ModelSpec, workload: Workload, software: Software, c: Any) -> StageStates:
+    """Model states of one rank on the first, the second and the last stage of each candidate."""
     params = stage_parameters(model, c)
     total = params.dense.first + params.expert.first
     gathered = gathered_parameters(workload, software, c, total, params.largest_layer)
     kinds = ("first", "mid", "last")
-    by_stage = [
-        model_states(
-            workload,
-            software,
-            c,
-            getattr(params.dense, kind),
-            getattr(params.expert, kind),
-            getattr(params.vocab, kind),
-        )
-        for kind in kinds
-    ]
+    held = [(getattr(params.dense, k), getattr(params.expert, k), getattr(params.vocab, k)) for k in kinds]
+    by_stage = [model_states(workload, software, c, *three) for three in held]
     update = tuple(
         update_bytes(
             workload, software, c, getattr(params.dense, kind), getattr(params.expert, kind), params.largest_tensor

@@ -84,8 +84,18 @@ def load_cluster(
         MissingProfileDataError: no curve file has a section that the GPU needs.
     """
     path = _cluster_path(name_or_path)
-    section = Section(read_yaml(path), path.name)
+    data = read_yaml(path)
+    if "pools" in data:
+        raise InvalidProblemError(
+            f"{path.name}: a cluster with `pools` is for `meshwright plan` only; name one of its pools' clusters."
+        )
+    section = Section(data, path.name)
     section.check_keys(_CLUSTER_KEYS, ("nodes", "max_nodes", "host_memory_gib", "efficiency", "links", "notes"))
+    return cluster_of_section(section, nodes, gpus, curves_dir)
+
+
+def cluster_of_section(section: Section, nodes: int | None, gpus: int | None, curves_dir: Path) -> Cluster:
+    """The cluster that a section with checked keys describes (a whole file, or one pool of a mixed cluster)."""
     per_node = section.count("gpus_per_node")
     max_nodes = int(section.figure("max_nodes", 0.0))
     name = section.text("name")

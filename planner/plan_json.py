@@ -43,7 +43,7 @@ def to_json(plan_set: PlanSet) -> str:
         "search": asdict(plan_set.search),
         "provenance": dict(plan_set.provenance),
     }
-    return json.dumps(_rounded(document, "plan"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(rounded(document, "plan"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def problem_to_dict(problem: PlanningProblem) -> dict[str, Any]:
@@ -77,12 +77,12 @@ def _plan_to_dict(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _rounded(value: Any, where: str) -> Any:
+def rounded(value: Any, where: str) -> Any:
     """Plain JSON data with floats of nine significant digits."""
     if isinstance(value, Mapping):
-        return {str(k): _rounded(v, f"{where}.{k}") for k, v in value.items()}
+        return {str(k): rounded(v, f"{where}.{k}") for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(v, where) for v in value]
+        return [rounded(v, where) for v in value]
     if isinstance(value, bool | str) or value is None:
         return value
     if isinstance(value, int):

@@ -6,14 +6,16 @@ Modules are imported only when asked for. Other packages add emitters through th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
-from ...hardware_profiles.errors import InvalidProblemError, did_you_mean
+from ...hardware_profiles.errors import InvalidProblemError, UnsupportedByFrameworkError, did_you_mean
+from ..mixed.plan import MixedPlan, MixedPlanSet
 from .base import Emitter, LaunchBundle, LaunchOptions, Proof, write_bundle
 
-__all__ = ["Emitter", "LaunchBundle", "LaunchOptions", "Proof", "available", "get", "write_bundle"]
+__all__ = ["Emitter", "LaunchBundle", "LaunchOptions", "Proof", "available", "get", "get_mixed", "write_bundle"]
 
 ENTRY_POINT_GROUP = "meshwright.emitters"
 
@@ -24,6 +26,9 @@ _BUILT_IN = {
     "pytorch": "pytorch_fsdp:PytorchFsdp",
     "accelerate": "accelerate:Accelerate",
 }
+#: Frameworks with launch files for plans on mixed clusters.
+_MIXED = {"megatron-lm": "megatron_mixed", "flagscale": "flagscale"}
+MixedEmitter = Callable[[MixedPlanSet, MixedPlan, LaunchOptions], LaunchBundle]
 
 
 def _plugins() -> dict[str, EntryPoint]:
@@ -49,3 +54,17 @@ def get(name: str) -> Emitter:
         return cast(Emitter, plugins[name].load()())
     known = available()
     raise InvalidProblemError(f"there is no emitter {name!r} (there is {', '.join(known)}).{did_you_mean(name, known)}")
+
+
+def get_mixed(name: str) -> MixedEmitter:
+    """What writes the launch files of plans on mixed clusters for a framework.
+
+    Raises:
+        UnsupportedByFrameworkError: the framework has none; InvalidProblemError: there is no such framework.
+    """
+    if name not in _MIXED:
+        known = ", ".join(_MIXED)
+        if name in available():
+            raise UnsupportedByFrameworkError(f"plans on mixed clusters are written for {known}, not for {name}.")
+        raise InvalidProblemError(f"there is no emitter {name!r} (there is {known}).{did_you_mean(name, _MIXED)}")
+    return cast(MixedEmitter, import_module(f".{_MIXED[name]}", __name__).emit)

@@ -10,7 +10,7 @@ from .base import LaunchOptions
 from .shell import comment, script
 
 
-def _directive(name: str, value: object) -> str:
+def directive(name: str, value: object) -> str:
     """One ``#SBATCH`` line; a value that would need quoting or a new line is refused, Slurm reads no quotes there."""
     text = str(value)
     if not text or shlex.quote(text) != text:
@@ -30,12 +30,12 @@ def job_script(plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> str:
     """Text of ``job.sbatch`` (directives per Slurm's sbatch manual; containers as in NVIDIA's Pyxis plug-in)."""
     cluster = plan_set.problem.cluster
     lines = [
-        _directive("job-name", job_name(plan_set, options)),
-        _directive("nodes", cluster.nodes),
-        _directive("ntasks-per-node", 1),
-        _directive("gpus-per-node", cluster.gpus_per_node),
+        directive("job-name", job_name(plan_set, options)),
+        directive("nodes", cluster.nodes),
+        directive("ntasks-per-node", 1),
+        directive("gpus-per-node", cluster.gpus_per_node),
         "#SBATCH --exclusive",
-        _directive("output", "%x-%j.out"),
+        directive("output", "%x-%j.out"),
     ]
     for name, value in (
         ("partition", options.partition),
@@ -43,7 +43,7 @@ def job_script(plan_set: PlanSet, plan: Plan, options: LaunchOptions) -> str:
         ("time", options.time_limit),
     ):
         if value:
-            lines.append(_directive(name, value))
+            lines.append(directive(name, value))
     srun = ["srun", "--kill-on-bad-exit=1"]
     if options.container_image:
         srun.append(f"--container-image={options.container_image}")

@@ -55,6 +55,8 @@ def solve(model: LinearModel, limits: Limits, seed: int) -> SolveResult[tuple[fl
     if termination == Termination.ERROR:
         note = f"CP-SAT calls the model {solver.status_name(status)}"
     objective = math.inf if values is None else model.objective(values)
+    if termination == Termination.OPTIMAL:
+        bound = objective  # CP-SAT's own bound is a float that may be off by its last bit
     return SolveResult(
         value=values,
         objective=objective,

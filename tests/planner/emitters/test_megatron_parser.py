@@ -116,3 +116,20 @@ def test_the_parser_can_say_no() -> None:
     answers = ask([request(*good), request(*moe), *bad])
     assert [answer["error"] for answer in answers[:2]] == ["", ""]
     assert all(answer["error"] for answer in answers[2:]), answers
+
+
+def test_mixed_plans_pass_the_parser() -> None:
+    """Uneven layers over pools, with and without interleaving, and replicas in each pool."""
+    from test_mixed import group, plans, stage
+
+    from meshwright.planner.emitters.megatron_mixed import as_ordinary, order_flags
+    from meshwright.planner.mixed.plan import REPLICAS
+
+    cases = [
+        plans(group([stage("a100", 8), stage("a100", 9), stage("h100", 15)])),
+        plans(group([stage("a100", 8), stage("h100", 24)], vp=2)),
+        plans(group([stage("a100", 16)] * 2, dp=1), group([stage("h100", 16)] * 2, dp=1), shape=REPLICAS),
+    ]
+    requests = [request(*as_ordinary(ps, plan), *(w for f in order_flags(plan) for w in f)) for ps, plan in cases]
+    verdicts = ask(requests)
+    assert [v["error"] for v in verdicts] == [""] * len(cases)
