@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..costmodels.candidates import CandidateTable, unique_rows
 from ..costmodels.parallel import CONFIG_FIELDS, CpComm, LayerSplit, ParallelConfig, Recompute, Schedule
-from ..costmodels.parallelism.pipeline import chunk_layer_lists
+from ..costmodels.parallelism.pipeline import nearly_equal_chunks
 from ..costmodels.rules import FRAMEWORKS, rules_of, violations
 from .problem import PlanningProblem
 from .zero_plus import ZERO_PLUS, zero_plus_options
@@ -36,7 +36,6 @@ Options = list[tuple[int, ...]]
 
 MAX_MICRO_BATCH = 16
 MAX_UNEVEN_VP = 4
-LEAST_UNEVEN_CHUNK = 4
 MIN_TOKENS_PER_CP_RANK = 1024
 _SWITCHES = ("overlap_grad_reduce", "overlap_param_gather", "tp_overlap")
 _ZERO_STAGES = {
@@ -289,7 +288,12 @@ def _expert_options(p: PlanningProblem, tp: int, region: int) -> Options:
 def _pipeline_options(p: PlanningProblem, pp: int) -> Options:
     layers = p.model.n_layers
     vps = p.pins.get("vp") or tuple(
-        v for v in range(1, (layers // pp if pp > 1 else 1) + 1) if _chunks_are_sensible(p, pp, v)
+        v
+        for v in range(1, (layers // pp if pp > 1 else 1) + 1)
+        if v == 1
+        or layers % (pp * v) == 0
+        or (layers + 2) % (pp * v) == 0
+        or (v <= MAX_UNEVEN_VP and nearly_equal_chunks(layers, pp, v, p.model.mtp_layers))
     )
     if p.framework == "deepspeed" and "vp" not in p.pins:
         vps = (1,)
@@ -300,17 +304,6 @@ def _pipeline_options(p: PlanningProblem, pp: int) -> Options:
         for schedule in _schedules(p, pp, vp)
         for vocabulary in p.pins.get("vocab_parallel", (0,))
     ]
-
-
-def _chunks_are_sensible(p: PlanningProblem, pp: int, vp: int) -> bool:
-    """Chunks that divide evenly, differ at the ends of the model only, or differ by little; long chunks among short
-    ones keep the whole pipeline waiting (``schedules.chunk_waiting``)."""
-    layers = p.model.n_layers
-    if layers % (pp * vp) == 0 or (layers + 2) % (pp * vp) == 0:
-        return True
-    config = ParallelConfig(pp=pp, vp=vp, layer_split=int(LayerSplit.LAYOUT))
-    flat = [n for row in chunk_layer_lists(layers, config, p.model.mtp_layers) for n in row]
-    return vp <= MAX_UNEVEN_VP and (layers // (pp * vp) >= LEAST_UNEVEN_CHUNK or len(set(flat[1:-1])) <= 1)
 
 
 def natural_split(layers: int, pp: int, vp: int) -> int:

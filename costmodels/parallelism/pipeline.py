@@ -144,6 +144,16 @@ def chunk_layer_lists(
     return tuple(tuple(flat[v * pp : (v + 1) * pp]) for v in range(vp))
 
 
+def nearly_equal_chunks(n_layers: int, pp: int, vp: int, mtp_layers: int = 0) -> bool:
+    """Whether the chunks of a layout differ little (one layer in five or more), or at the ends of the model only.
+
+    Long chunks among short ones keep the whole pipeline waiting (``schedules.chunk_waiting``).
+    """
+    config = ParallelConfig(pp=pp, vp=vp, layer_split=int(LayerSplit.LAYOUT))
+    flat = [n for row in chunk_layer_lists(n_layers, config, mtp_layers) for n in row]
+    return n_layers // (pp * vp) >= 4 or len(set(flat[1:-1])) <= 1
+
+
 def moe_layers_of(model: ModelSpec, layers: Stages, c: Any) -> Stages:
     """Sparse layers per kind of stage; dense layers of ``dense_first`` models fill the first chunks."""
     if model.moe is None:

@@ -58,5 +58,6 @@ def waiting_share(rows: Rows) -> float:
     pp, vp = layers.shape
     times = PassTimes(layers, 2.0 * layers, layers)
     start, end = (simulate(build_schedule("interleaved", pp, r * pp, vp), times).makespan_s for r in _ROUNDS)
-    pace = float(end - start) / ((_ROUNDS[1] - _ROUNDS[0]) * pp)
-    return max(pace / float(3.0 * layers.sum(axis=1).max()) - 1.0, 0.0)
+    pace: float = float(end - start) / ((_ROUNDS[1] - _ROUNDS[0]) * pp)
+    busiest = float(3.0 * layers.sum(axis=1).max())
+    return float(max(pace / busiest - 1.0, 0.0))

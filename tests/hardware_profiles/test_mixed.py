@@ -11,7 +11,11 @@ from meshwright.hardware_profiles.load import load_cluster
 from meshwright.hardware_profiles.load_mixed import is_mixed_file, load_mixed
 from meshwright.hardware_profiles.mixed import Link, MixedCluster, mixed_from_dict, mixed_sha256, mixed_to_dict
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
+EXAMPLES = [  # of clusters, with pools or without; links between nodes have files of their own
+    path
+    for path in sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
+    if path.name != "my-links.yaml"
+]
 POOLS = """name: two
 pools:
   - {name: a, cluster: dgx-h100, nodes: 2}
