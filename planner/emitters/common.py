@@ -108,15 +108,22 @@ def world_check(plan: Plan) -> list[str]:
 
 
 def torchrun_array() -> list[str]:
-    """The ``torchrun`` words of a launch on every node (the c10d rendezvous hands out node ranks)."""
+    """The ``torchrun`` words of a launch on every node.
+
+    Where the scheduler or a placement numbers the nodes, that order holds (ranks follow it, and with them the plan's
+    neighbours); otherwise the c10d rendezvous hands out node ranks as nodes arrive.
+    """
     return [
         "TORCHRUN_ARGS=(",
         '  --nnodes "$NNODES"',
         '  --nproc-per-node "$GPUS_PER_NODE"',
-        "  --rdzv-backend c10d",
-        '  --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT"',
-        '  --rdzv-id "$JOB_ID"',
         ")",
+        'NODE_RANK="${NODE_RANK:-${SLURM_NODEID:-${PET_NODE_RANK:-${SKYPILOT_NODE_RANK:-}}}}"',
+        'if [[ -n "$NODE_RANK" ]]; then',
+        '  TORCHRUN_ARGS+=(--node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")',
+        "else",
+        '  TORCHRUN_ARGS+=(--rdzv-backend c10d --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT" --rdzv-id "$JOB_ID")',
+        "fi",
     ]
 
 

@@ -35,10 +35,13 @@ export PYTORCH_CUDA_ALLOC_CONF
 TORCHRUN_ARGS=(
   --nnodes "$NNODES"
   --nproc-per-node "$GPUS_PER_NODE"
-  --rdzv-backend c10d
-  --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT"
-  --rdzv-id "$JOB_ID"
 )
+NODE_RANK="${NODE_RANK:-${SLURM_NODEID:-${PET_NODE_RANK:-${SKYPILOT_NODE_RANK:-}}}}"
+if [[ -n "$NODE_RANK" ]]; then
+  TORCHRUN_ARGS+=(--node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")
+else
+  TORCHRUN_ARGS+=(--rdzv-backend c10d --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT" --rdzv-id "$JOB_ID")
+fi
 
 MODEL_ARGS=(
   --num-layers 32
