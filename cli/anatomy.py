@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ..costmodels.parallel import CpComm, LayerSplit, ParallelConfig, Schedule, VocabParallel, recompute_label
 from ..planner.compare import Comparison, Difference
 from ..planner.explain import Explanation
-from ..planner.plan import Plan, PlanSet
+from ..planner.plan import Plan, PlanSet, Refinement
 from .output import WIDTH
 from .table import number, percent, render, shard_label
 
@@ -81,13 +81,28 @@ def explanation_text(answer: PlanSet, plan: Plan, explanation: Explanation) -> s
     ):
         rows = [[part_name(p.name), number(p.amount / scale), percent(p.share), p.reason] for p in parts if p.amount]
         lines += ["", render([title, unit, "share", "because"], rows, left=(0, 3))]
+    refined = [refinement_line(r) for r in plan.refinements]
     for title, sentences in (
         ("bounds", explanation.bound),
         ("ranking", plan.reasons),
+        *([("what the solvers were asked", refined)] if refined else []),
         ("choices, and what the next values would change", explanation.choices),
     ):
         lines += ["", title, *(line for text in sentences for line in wrap(f"- {text}", indent=2))]
     return "\n".join(lines)
+
+
+def refinement_line(r: Refinement) -> str:
+    """What a kernel was asked for a plan, what it bought, and how good its answer is proven to be."""
+    text = f"{r.kind}: {number(r.before_s)} s with even ones"
+    if r.after_s == r.before_s:
+        return f"{text}, kept"
+    text += f", {number(r.after_s)} s as dealt ({r.after_s / r.before_s - 1.0:+.1%})"
+    if r.solver:
+        text += f"; {r.solver['solver']}: the deal is {r.solver['proof']} for stage times that add up over layers"
+    if r.simulated_gain is not None:
+        text += f"; the event simulator sees {r.simulated_gain:.1%} less time in the pipeline"
+    return text
 
 
 def comparison_text(first: str, second: str, result: Comparison) -> str:

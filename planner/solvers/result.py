@@ -86,10 +86,10 @@ class SolveResult(Generic[V]):
 
     @property
     def proof(self) -> str:
-        """``optimal``, ``within 0.8% of optimal``, ``no bound`` or why there is no value."""
+        """``optimal``, ``within 0.81% of optimal``, ``no bound`` or why there is no value."""
         if self.value is None or self.termination == Termination.OPTIMAL:
             return str(self.termination)
-        return "no bound" if self.gap == math.inf else f"within {self.gap:.1%} of optimal"
+        return "no bound" if self.gap == math.inf else f"within {100.0 * self.gap:.2g}% of optimal"
 
     def with_value(self, value: W | None, objective: float) -> SolveResult[W]:
         """The same answer read as another kind of value, priced as that value's own problem prices it."""
