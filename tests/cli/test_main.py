@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 import types
 
 import pytest
@@ -145,11 +144,10 @@ def test_a_reader_that_leaves_is_no_fault():
     assert result.stdout.splitlines()[-1] == "0"
 
 
-def test_help_answers_in_a_blink():
-    code = "from meshwright.cli.main import main; import sys; sys.argv = ['meshwright', '--help']; main()"
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.4
+def test_help_loads_nothing_heavy():
+    code = (
+        "from meshwright.cli.main import run; import sys; run(['--help']); "
+        "print([m for m in ('numpy', 'yaml', 'scipy', 'pandas', 'ortools', 'pulp', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
