@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 from meshwright.costmodels.load_model import load_model
@@ -42,8 +43,12 @@ def one(model: str, cluster_name: str, nodes: int, seq_len: int, batch: int, top
         workload=Workload(seq_len=seq_len, global_batch=batch),
         software=default_software("megatron-lm", cluster.gpu),
         top=top,
+        refine="off",
     )
     plans, seconds, refined = plan(problem).plans, [], []
+    start = time.process_time()
+    default = plan(replace(problem, top=10, refine="default")).plans[0].metrics["step_s"]
+    default_cpu_s = time.process_time() - start
     for each in plans:
         start = time.process_time()
         refined.append(refine_stages(problem, each))
@@ -58,6 +63,8 @@ def one(model: str, cluster_name: str, nodes: int, seq_len: int, batch: int, top
         "even_s": even,
         "uneven_s": chosen.refined_step_s,
         "gain": 1.0 - chosen.refined_step_s / even,
+        "plan_s": default,
+        "plan_cpu_s": default_cpu_s,
         "gain_of_that_plan": chosen.gain,
         "simulated_gain_of_that_plan": chosen.simulated_gain,
         "rank": plans[best].rank,
@@ -81,12 +88,13 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
         return
     print(f"{'model':16} {'cluster':9} {'GPUs':>5} {'even s':>8} {'uneven s':>8} {'gain':>6} {'rank':>4}"
-          f" {'plans that gain':>15} {'CPU s a plan':>13}")  # fmt: skip
+          f" {'plans that gain':>15} {'CPU s a plan':>13} {'`plan`':>8} {'CPU s':>5}")  # fmt: skip
     for row in rows:
         gains = f"{row['faster_by_refinement']} of {row['plans']}"
         seconds = f"{row['cpu_s_mean']:6.3f} {row['cpu_s_worst']:6.3f}"
         print(f"{row['model']:16} {row['cluster']:9} {row['gpus']:5} {row['even_s']:8.3f} {row['uneven_s']:8.3f}"
-              f" {row['gain']:6.2%} {row['rank']:4} {gains:>15} {seconds:>13}")  # fmt: skip
+              f" {row['gain']:6.2%} {row['rank']:4} {gains:>15} {seconds:>13} {row['plan_s']:8.3f}"
+              f" {row['plan_cpu_s']:5.2f}")  # fmt: skip
     for row in rows:
         print(f"\n{row['model']} on {row['gpus']} GPUs: {row['reason']}")
         if row["gain"] > 0:

@@ -28,7 +28,7 @@ from .space import excluded
 #: Plans that are refined unless the search is to be full, as far as their work adds up to no more than ``BUDGET``.
 MOST_PLANS = 16
 #: Work of one default refinement, in pieces of the model times chunks of the pipeline (``_work``): about a second.
-BUDGET = 160_000
+BUDGET = 100_000
 #: Solves that finding the number of recomputed layers takes.
 _LEADING_SOLVES = 10
 #: Plans (by their price with even stages) among which further ones are looked for.
@@ -122,11 +122,14 @@ def _work(problem: PlanningProblem, config: ParallelConfig) -> int:
 
 
 def _promising(problem: PlanningProblem, pools: list[Scored], plans: Sequence[Plan]) -> list[tuple[float, Plan]]:
-    """The listed plans and those that could overtake one, with the step that perfectly balanced stages would take,
-    in the order of that step."""
+    """The listed plans and those that could overtake one, with the step that perfectly balanced stages would take.
+
+    In the order of the middle between that step and the plan's own: the head cannot be split, so that a heavy one
+    leaves the balanced step out of reach.
+    """
     listed = {(p.config, p.precision): p for p in plans}
     worst = max(p.metrics["step_s"] for p in plans)
-    out: list[tuple[float, Plan]] = []
+    out: list[tuple[float, float, Plan]] = []
     for pool in pools:
         rows = np.flatnonzero(pool.fits)
         rows = rows[np.argsort(pool.step_s[rows], kind="stable")][:_LOOKED_AT]
@@ -137,8 +140,9 @@ def _promising(problem: PlanningProblem, pools: list[Scored], plans: Sequence[Pl
         for i in np.flatnonzero((bound < worst) & (bound < (1.0 - LEAST_GAIN) * pool.step_s[rows])):
             config = table.row(int(i))
             plan = listed.get((config, precision)) or make_plan(pool.problem, config, priced, int(i), rank=0)
-            out.append((float(bound[i]), plan))
-    return sorted(out, key=lambda x: (float(significant(x[0])), *_order(x[1])))
+            out.append((0.5 * float(bound[i] + priced.step_s[i]), float(bound[i]), plan))
+    out.sort(key=lambda x: (float(significant(x[0])), *_order(x[2])))
+    return [(least, plan) for _, least, plan in out]
 
 
 def balanced_step_s(problem: PlanningProblem, table: CandidateTable, priced: Estimate) -> Floats:
