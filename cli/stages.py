@@ -86,11 +86,20 @@ def _device(profile: LayerProfile, device: str | None) -> str:
 def _pipeline(
     profile: LayerProfile, setting: tuple[str, int, int], pp: int, micro_batches: int, room: float, solver: str | None
 ) -> dict[str, Any]:
-    from ..planner.profiled_partition import cut
+    from ..planner.label import gigabytes
+    from ..planner.profiled_partition import cut, least_memory_bytes
+    from ..planner.solvers.result import Termination
 
     answer = cut(profile, setting, pp, micro_batches, room, solver=solver or "dp")
+    if not answer.stages and answer.found.termination == Termination.INFEASIBLE:
+        least = least_memory_bytes(profile, setting, pp, micro_batches)
+        raise NoFeasiblePlanError(
+            f"No cut into {pp} stages fits {gigabytes(room)}; one fits {gigabytes(least)}: give more --memory or --pp."
+        )
     if not answer.stages:
-        raise NoFeasiblePlanError(f"No cut into {pp} stages fits; {answer.found.proof}. Give more --memory or --pp.")
+        raise NoFeasiblePlanError(
+            f"{answer.found.solver} found no cut into {pp} stages ({answer.found.proof}); choose another --solver."
+        )
     rows = [
         _row(profile, s.layers, setting[1], 1, s.variants, (s.load_s, s.in_flight, s.memory_bytes))
         for s in answer.stages

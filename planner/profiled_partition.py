@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from ..costmodels.layer_profile import LayerProfile, LayerRun
 from ..hardware_profiles.errors import InvalidProblemError
+from ..hardware_profiles.types import GIB
 from .solvers.base import choose
 from .solvers.partition import Partition, PartitionProblem, solvers
-from .solvers.result import TO_COMPLETION, Limits, SolveResult
+from .solvers.result import TO_COMPLETION, Limits, SolveResult, Termination
 
 NS = 1e-9
 KIB = 1024.0
@@ -111,6 +112,18 @@ def cut(
     loads = [stage.load_s for stage in out]
     step_s = math.fsum(loads) + (micro_batches - 1) * max(loads)
     return ProfiledStages(tuple(out), step_s, min(found.bound * NS, step_s), found)
+
+
+def least_memory_bytes(profile: LayerProfile, setting: tuple[str, int, int], stages: int, micro_batches: int) -> float:
+    """The least memory of a stage under which a cut into so many stages exists, to one part in a hundred."""
+    low, high = 0.0, GIB
+    while cut(profile, setting, stages, micro_batches, high).found.termination == Termination.INFEASIBLE:
+        low, high = high, 2.0 * high
+    while high - low > 0.01 * high:
+        middle = 0.5 * (low + high)
+        fits = cut(profile, setting, stages, micro_batches, middle).found.value is not None
+        low, high = (low, middle) if fits else (middle, high)
+    return high
 
 
 def _modes(variants: tuple[LayerRun, ...]) -> list[LayerRun]:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,13 @@ def test_no_room_exits_3(capsys, line):
     small = [w if w != "4GB" else "1GB" for w in line]
     assert run(small) == 3
     assert "fits" in capsys.readouterr().err
+
+
+def test_no_cut_names_the_memory_that_would_do(cli):
+    profile = Path(__file__).resolve().parents[2] / "examples" / "layer_profile.csv"
+    request = ["stages", profile, "--pp", "4", "--micro-batches", "8", "--memory"]
+    said = cli(*request, "1GB", code=3).err
+    needed = re.search(r"one fits ([\d.]+) GB", said)
+    assert needed, said
+    cli(*request, f"{float(needed[1]) + 0.1}GB")
+    cli(*request, f"{0.98 * float(needed[1]) - 0.1}GB", code=3)
