@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from meshwright.costmodels.parallel import ParallelConfig, Schedule  # noqa: E402
 from meshwright.costmodels.schedule import bubble_s, one_f_one_b_period_s, one_f_one_b_span_bound_s  # noqa: E402
 from meshwright.costmodels.schedules import PassTimes, build_schedule, simulate  # noqa: E402
+from meshwright.costmodels.schedules.chunk_waiting import waiting_share
 
 
 def slow_links() -> None:
@@ -88,7 +89,8 @@ def _chunk_gap(p: int, v: int, m: int, layers: np.ndarray) -> float:
     span = simulate(build_schedule("interleaved", p, m, v), PassTimes(layers, 2.0 * layers)).makespan_s
     stage = 3.0 * layers.sum(axis=1)
     bubble = float(bubble_s(ParallelConfig(pp=p, vp=v), stage.sum(), stage.max(), 1 / 3))
-    return float(m * stage.max() + bubble) / span - 1.0
+    waiting = waiting_share(tuple(map(tuple, layers.T.tolist())))
+    return float(m * stage.max() * (1.0 + waiting) + bubble) / span - 1.0
 
 
 def zero_bubble() -> None:
