@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from meshwright.costmodels.parallel import ParallelConfig, Schedule  # noqa: E402
 from meshwright.costmodels.schedule import bubble_s, one_f_one_b_period_s, one_f_one_b_span_bound_s  # noqa: E402
 from meshwright.costmodels.schedules import PassTimes, build_schedule, simulate  # noqa: E402
-from meshwright.costmodels.schedules.chunk_waiting import waiting_share
+from meshwright.costmodels.schedules.chunk_waiting import waiting_share  # noqa: E402
 
 
 def slow_links() -> None:
