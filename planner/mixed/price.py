@@ -208,7 +208,10 @@ class Pricer:
         layers = np.arange(0, self.layers + 1, vp)
         at = (s.pool[i, :pp, None], s.row[i, :pp, None], s.kind[i, :pp, None], layers[None, :])
         cycle = self.whole[at] + s.hop[i, :pp, None]
-        end = np.stack([self._ends(s, i, k, layers) for k in range(pp)])
+        end = np.empty((pp, len(layers)))
+        for pool in np.unique(s.pool[i, :pp]):
+            of = np.flatnonzero(s.pool[i, :pp] == pool)[:, None]
+            end[of[:, 0]] = self.costs.end_s(int(pool), s.row[i, of], s.state[i, of], s.kind[i, of], layers[None, :])
         return StageSplit(
             cycle=_rising(cycle),
             end=np.maximum.accumulate(np.rint(end * NANOSECONDS).astype(np.int64), axis=1),
