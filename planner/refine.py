@@ -66,7 +66,7 @@ def refine(
     count, spent, cut = 0, 0, False
     for bound, plan in _promising(problem, pools, plans):
         if bound >= cutoff_s:
-            break
+            continue
         steps = sorted(p.metrics["step_s"] for p in kept.values())
         if _order(plan) not in kept and len(steps) >= problem.top and bound >= steps[problem.top - 1]:
             continue
