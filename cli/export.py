@@ -99,10 +99,11 @@ def _list(as_json: bool) -> None:
     from ..planner import emitters
     from .table import render
 
-    found = [emitters.get(name) for name in emitters.available()]
+    found = emitters.targets()
     if as_json:
-        print_json([{"name": e.name, "versions": e.versions, "proof": str(e.proof)} for e in found])
-    else:
-        print(
-            render(["name", "releases", "proof"], [[e.name, e.versions, str(e.proof)] for e in found], left=(0, 1, 2))
+        print_json(
+            [{"name": t.name, "versions": t.versions, "plans": list(t.plans), "proof": str(t.proof)} for t in found]
         )
+    else:
+        rows = [[t.name, t.versions, ", ".join(t.plans), str(t.proof)] for t in found]
+        print(render(["name", "releases", "writes plans on", "proof"], rows, left=(0, 1, 2, 3)))

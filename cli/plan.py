@@ -77,6 +77,7 @@ def plan(
         allow=allow or (),
         top=top,
         refine=refine.value,
+        time_limit=time_limit,
         pins=parse_pins(pin or (), "--pin"),
         excludes=parse_excludes(exclude or (), "--exclude"),
     )

@@ -55,6 +55,7 @@ class Request:
     allow: Sequence[str] = ()
     top: int = 10
     refine: str = "default"
+    time_limit: float | None = None
     pins: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     excludes: tuple[Mapping[str, int], ...] = ()
 
@@ -123,9 +124,14 @@ def build_mixed_problem(request: Request) -> MixedProblem:
         "--objective": request.objective != "throughput",
         "--price": request.price is not None,
         "--tokens": request.tokens is not None,
+        "--refine": request.refine != "default",
+        "--time-limit": request.time_limit is not None,
     }
+    whys = dict.fromkeys(("--nodes", "--gpus"), "the file states the size of each pool") | dict.fromkeys(
+        ("--refine", "--time-limit"), "the search across pools deals layers exactly, with a fixed effort; leave it out"
+    )
     for flag in (flag for flag, given in refused.items() if given):
-        why = "the file states the size of each pool" if flag in ("--nodes", "--gpus") else "mixed plans lack it"
+        why = whys.get(flag, "mixed plans lack it")
         raise InvalidProblemError(f"{flag} does not go with a cluster of pools ({request.cluster}): {why}.")
     _check_task(request)
     model, cluster = load_model(request.model), load_mixed(request.cluster)

@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 
 from ..hardware_profiles.types import Cluster
 from .candidates import CandidateTable
-from .compute import memory_bound_time_s
-from .memory import stage_activations, stage_parameters, stage_states
+from .memory import StageParameters, stage_activations, stage_parameters, stage_states
 from .model_spec import ModelSpec
-from .ops import weight_cast_bytes
 from .parallel import CONFIG_FIELDS
-from .parallelism.data import DpGroup, dense_group, expert_group, exposed_s, gradient_reduction_s, parameter_gather_s
+from .parallelism.data import exposed_s
 from .parallelism.pipeline import Stages, in_flight
 from .software import Software
 from .stage_time import stage_time
-from .workload import OPTIMIZER_BYTES, Workload
+from .step_time import HeaviestParameters, end_of_step
+from .workload import Workload
 
 Floats = NDArray[np.float64]
 #: Kinds of stage: the first and the last of a pipeline, one between them, and one that is the whole pipeline.
@@ -122,15 +121,7 @@ def state_table(
         )
         params = stage_parameters(probe, c)
         ends = tuple(
-            _end_of_step(
-                cluster,
-                workload,
-                software,
-                c,
-                getattr(params.dense, kind),
-                getattr(params.expert, kind),
-                apart[:, None],
-            )
+            _end_of_step(cluster, workload, software, c, _only(params, kind), apart[:, None])
             for kind in ("first", "mid", "last")
         )
         update = tuple(0.0 * total + u for total, u in zip(states.total, states.update, strict=True))
@@ -175,29 +166,25 @@ def _with_layers(model: ModelSpec, layers: Any, dense: int | None) -> ModelSpec:
     return replace(model, n_layers=layers, moe=replace(model.moe, n_moe_layers=sparse, dense_first=False))
 
 
+def _only(params: StageParameters, kind: str) -> HeaviestParameters:
+    """A stage whose own parameters are the heaviest that its end of a step waits for."""
+    dense, expert = getattr(params.dense, kind), getattr(params.expert, kind)
+    return HeaviestParameters(dense, expert, dense, expert, params.largest_layer)
+
+
 def _end_of_step(
-    cluster: Cluster, workload: Workload, software: Software, c: Any, dense: Any, expert: Any, apart: Any
+    cluster: Cluster, workload: Workload, software: Software, c: Any, params: HeaviestParameters, apart: Any
 ) -> tuple[Any, Any, Any, Any, Any]:
-    """Reduction, gathering and update of one stage's ``dense`` and ``expert`` parameters per rank, and their bytes."""
-    d, e = (DpGroup(g.size, g.shard, g.stride * apart) for g in (dense_group(c), expert_group(c)))
-    derate = software.coefficient("comm_derate")
-    grad, weight = workload.grad_dtype_bytes, 1.0 if workload.fp8_params else 2.0
+    """Reduction, gathering and update of one stage's parameters per rank, and their bytes."""
+    end = end_of_step(cluster, workload, software, c, params, apart)
     trained = 0.0 if workload.task == "lora" else 1.0
-    reduce_s = gradient_reduction_s(cluster, dense * grad, d, c.zero_stage)
-    reduce_s = reduce_s + gradient_reduction_s(cluster, expert * grad, e, c.zero_stage)
-    gather_s = parameter_gather_s(cluster, dense * weight, d, c.zero_stage)
-    gather_s = gather_s + parameter_gather_s(cluster, expert * weight, e, c.zero_stage)
-    n = np.where(c.zero_stage >= 1, dense / d.shard + expert / e.shard, dense + expert)
-    per_param = 2.0 * OPTIMIZER_BYTES[workload.optimizer] + grad + 2.0
-    update = memory_bound_time_s(cluster.gpu, software.coefficient("optimizer_passes") * per_param * n, 20)
-    update = update + memory_bound_time_s(cluster.gpu, weight_cast_bytes(workload, dense + expert), 1)
-    update = update + memory_bound_time_s(cluster.gpu, grad * (dense + expert), 10)
+    here = params.dense + params.expert
     return (
-        trained * reduce_s / derate,
-        trained * gather_s / derate,
-        trained * update,
-        trained * grad * (dense + expert),
-        trained * weight * (dense + expert),
+        trained * end.reduce_s,
+        trained * end.gather_s,
+        end.optimizer_s,
+        trained * workload.grad_dtype_bytes * here,
+        trained * (1.0 if workload.fp8_params else 2.0) * here,
     )
 
 

@@ -61,6 +61,21 @@ class HeaviestParameters:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class EndOfStep:
+    """Seconds that a stage's gradients and parameters take at the end of a step, before any overlap.
+
+    Attributes:
+        reduce_s: gradient reduction; gather_s: parameter gathering; again_s: gathering from the second copy of hpZ
+            (``gather_s`` where there is none); optimizer_s: the update.
+    """
+
+    reduce_s: Any
+    gather_s: Any
+    again_s: Any
+    optimizer_s: Any
+
+
 def step_time(
     cluster: Cluster,
     model: ModelSpec,
@@ -90,12 +105,12 @@ def step_time(
     )
     shown = np.where(c.vp > 1, software.coefficient("p2p_interleaved"), software.coefficient("p2p_exposed"))
     pp = shown * 2.0 * hop * c.vp * (n_micro + (c.pp - 1) / c.vp)
-    dp, gather = _data_parallel_time(cluster, model, workload, software, c, n_micro, stage, parameters)
-    optimizer = factored(
-        lambda t: _optimizer_time(cluster, workload, software, t, parameters(t)),
+    end: EndOfStep = factored(
+        lambda t: end_of_step(cluster, workload, software, t, parameters(t)),
         c,
-        (*STATE_FIELDS, "optimizer_offload"),
+        (*STATE_FIELDS, "quantized_weights", "quantized_gradients", "optimizer_offload"),
     )
+    dp, gather = _data_parallel_time(cluster, model, workload, software, c, n_micro, stage, end)
     parts = TimeBreakdown(
         forward_s=n_micro * stage.forward,
         backward_s=n_micro * stage.backward,
@@ -108,7 +123,7 @@ def step_time(
         bubble_s=bubble,
         dp_s=dp,
         param_gather_s=gather,
-        optimizer_s=optimizer,
+        optimizer_s=end.optimizer_s,
         step_overhead_s=software.coefficient("step_s") + 0.0 * stage.whole,
         jitter_s=0.0 * stage.whole,
     )
@@ -125,7 +140,7 @@ def _data_parallel_time(
     c: Any,
     n_micro: Any,
     stage: BusiestStage,
-    parameters: Callable[[Any], HeaviestParameters],
+    end: EndOfStep,
 ) -> tuple[Any, Any]:
     """Exposed gradient reduction and parameter gathering of one step.
 
@@ -138,12 +153,7 @@ def _data_parallel_time(
     nothing).
     """
     derate, slow = software.coefficient("comm_derate"), software.coefficient("overlap_slowdown")
-    reduce_s, gather_s, again_s = factored(
-        lambda t: _traffic(cluster, workload, t, parameters(t)),
-        c,
-        (*STATE_FIELDS, "quantized_weights", "quantized_gradients"),
-    )
-    reduce_s, gather_s, again_s = reduce_s / derate, gather_s / derate, again_s / derate
+    reduce_s, gather_s, again_s = end.reduce_s, end.gather_s, end.again_s
     backward, forward = stage.backward, stage.forward
     trained = 0.0 if workload.task == "lora" else 1.0
     z3, each = c.zero_stage == 3, c.zero_stage >= 2
@@ -165,11 +175,29 @@ def _data_parallel_time(
     return reduces * shown_r + slow * hidden + tied, shown
 
 
-def _traffic(cluster: Cluster, workload: Workload, c: Any, params: HeaviestParameters) -> tuple[Any, Any, Any]:
+def end_of_step(
+    cluster: Cluster, workload: Workload, software: Software, c: Any, params: HeaviestParameters, apart: Any = 1
+) -> EndOfStep:
+    """What follows the micro-batches of one stage, before any overlap: traffic at the release's rates, and the update.
+
+    Args:
+        params: of the stage; apart: by how much further apart in rank order than tp-cp-dp-pp has them the
+            data-parallel ranks stand (the pipeline degree where pipelines fill neighbouring ranks).
+    """
+    derate = software.coefficient("comm_derate")
+    reduce_s, gather_s, again_s = _traffic(cluster, workload, c, params, apart)
+    return EndOfStep(
+        reduce_s / derate, gather_s / derate, again_s / derate, _optimizer_time(cluster, workload, software, c, params)
+    )
+
+
+def _traffic(
+    cluster: Cluster, workload: Workload, c: Any, params: HeaviestParameters, apart: Any
+) -> tuple[Any, Any, Any]:
     """Seconds to reduce one stage's gradients, to gather its parameters and to gather them again (from the second copy
     of hpZ, where there is one), on the stage with most parameters."""
     dense, expert = params.dense, params.expert
-    d, e = dense_group(c), expert_group(c)
+    d, e = (DpGroup(g.size, g.shard, g.stride * apart) for g in (dense_group(c), expert_group(c)))
     z3 = c.zero_stage == 3
     # ZeRO-3 sends layer by layer: the same bytes in more, smaller messages
     pieces = np.where(z3, np.maximum((dense + expert) / np.maximum(params.largest_layer, 1.0), 1.0), 1.0)
@@ -190,6 +218,8 @@ def _traffic(cluster: Cluster, workload: Workload, c: Any, params: HeaviestParam
             parameter_gather_s(cluster, dense * weight / pieces, dense_over, c.zero_stage)
             + parameter_gather_s(cluster, expert * weight / pieces, expert_over, c.zero_stage)
         )
+        if not np.any(c.quantized_weights):
+            return seconds
         kernels = pieces * weight_quantization_s(cluster, dense / pieces, dense_over)
         return np.where(c.quantized_weights == 1, seconds + kernels, seconds)
 

@@ -45,13 +45,18 @@ class Refined:
 
 
 def refine(
-    problem: PlanningProblem, pools: list[Scored], plans: tuple[Plan, ...], time_limit_s: float | None = None
+    problem: PlanningProblem,
+    pools: list[Scored],
+    plans: tuple[Plan, ...],
+    time_limit_s: float | None = None,
+    cutoff_s: float = np.inf,
 ) -> Refined:
     """Refine the listed plans and those that may overtake one; the order of the answer is that of ``best_rows``.
 
     Args:
         pools: all priced candidates; plans: the listed ones, best first.
         time_limit_s: wall seconds after which no further plan is refined; the answer is then not reproducible.
+        cutoff_s: plans that would not take less with perfectly balanced stages are left as they are.
     """
     if problem.refine == "off" or problem.objective == "memory" or problem.framework not in FRAMEWORKS:
         return Refined(plans, 0, False)
@@ -60,6 +65,8 @@ def refine(
     kept = {_order(p): p for p in plans}
     count, spent, cut = 0, 0, False
     for bound, plan in _promising(problem, pools, plans):
+        if bound >= cutoff_s:
+            continue
         steps = sorted(p.metrics["step_s"] for p in kept.values())
         if _order(plan) not in kept and len(steps) >= problem.top and bound >= steps[problem.top - 1]:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from ..costmodels.parallel import ParallelConfig
@@ -20,11 +21,12 @@ from .space import Space, enumerate_space
 EXHAUSTIVE = "optimal over the enumerated space (exhaustive)"
 
 
-def plan(problem: PlanningProblem, *, time_limit_s: float | None = None) -> PlanSet:
+def plan(problem: PlanningProblem, *, time_limit_s: float | None = None, cutoff_s: float = math.inf) -> PlanSet:
     """Every good way to train the model, ranked; the listed plans refined as ``problem.refine`` says.
 
     Args:
         time_limit_s: wall seconds that refinement may take (the search itself always completes).
+        cutoff_s: plans that could not take less than this with balanced stages are not refined.
 
     Raises:
         InvalidProblemError: pins that contradict a rule of the framework, or no configuration that obeys them all.
@@ -38,7 +40,7 @@ def plan(problem: PlanningProblem, *, time_limit_s: float | None = None) -> Plan
         raise no_fitting_plan(problem, pools, search)
     best = best_rows(pools, problem.objective, problem.top)
     plans, front = ranked_plans(problem, pools, best, front_rows(pools))
-    refined = refine(problem, pools, plans, time_limit_s)
+    refined = refine(problem, pools, plans, time_limit_s, cutoff_s)
     return PlanSet(
         problem=problem,
         plans=refined.plans,

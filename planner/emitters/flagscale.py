@@ -18,11 +18,13 @@ import yaml
 from ...costmodels.parallel import Recompute
 from ...hardware_profiles.errors import UnsupportedByFrameworkError
 from ..mixed.plan import PIPELINE, MixedPlan, MixedPlanSet
-from .base import LaunchBundle, LaunchOptions
+from .base import LaunchBundle, LaunchOptions, Proof
 from .megatron_lm import MegatronLm
 from .megatron_mixed import as_ordinary, node_blocks
 from .shell import Flag
 
+VERSIONS = "2025"
+PROOF = Proof.GOLDEN
 _SYSTEM = ("PARALLEL_ARGS", "MEMORY_ARGS", "PRECISION_ARGS")
 _MODEL = ("MODEL_ARGS", "MOE_ARGS", "TRAINING_ARGS")
 #: Options that the meshes replace.
@@ -62,8 +64,8 @@ def emit(plans: MixedPlanSet, plan: MixedPlan, options: LaunchOptions) -> Launch
     manifest = {
         "emitter": "flagscale",
         "framework": "flagscale",
-        "versions": "2025",
-        "proof": "golden",
+        "versions": VERSIONS,
+        "proof": str(PROOF),
         "model": plans.problem.model.name,
         "plan_rank": plan.rank,
         "world_size": int(plan.metrics["gpus"]),

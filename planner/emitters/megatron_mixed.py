@@ -144,6 +144,7 @@ def _one_pool(plans: MixedPlanSet, plan: MixedPlan) -> tuple[PlanSet, Plan]:
         time_s=dict(plan.time_s),
         memory_bytes={},
         stage_layers=tuple(s.layers for s in plan.groups[0].stages),
+        stage_layout=plan.stage_layout,
     )
     return PlanSet(problem=alone, plans=(own,), search=SearchReport(enumerated=1)), own
 

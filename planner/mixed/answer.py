@@ -102,6 +102,7 @@ def one_pool_plan(problem: MixedProblem, pool: int, alone: PlanningProblem, plan
         metrics=_metrics(problem, plan.metrics["step_s"], {name: config.world_size}, stages),
         time_s=parts,
         config=config,
+        stage_layout=plan.stage_layout,
         proof="optimal over the space of one pool",
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...costmodels.parallel import ParallelConfig
+from ...costmodels.stage_layout import StageLayout
 from .problem import MixedProblem
 
 KIND = "mixed-training"
@@ -61,7 +62,8 @@ class MixedPlan:
         ep: expert-parallel degree.
         metrics: ``step_s``, ``tokens_per_s``, ``gpus``, ``tokens_per_s_per_gpu``, ``mfu``, ``memory_share``.
         time_s: named parts that add up to the step.
-        config: of a plan on one pool, which has features (cp, interleaving, ZeRO-3) that mixed plans lack.
+        config: of a plan on one pool, which has features (ZeRO-3, partial recomputation) that mixed plans lack;
+            stage_layout: its deal of pieces to stages where that is not the rule of ``config.layer_split``.
         proof: what is known of its distance from the optimum; reasons: why it stands where it does.
     """
 
@@ -72,6 +74,7 @@ class MixedPlan:
     metrics: Mapping[str, float]
     time_s: Mapping[str, float]
     config: ParallelConfig | None = None
+    stage_layout: StageLayout | None = None
     proof: str = ""
     reasons: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ from typing import Any
 from ...costmodels.load_software import software_from_dict, software_to_dict
 from ...costmodels.model_dict import model_from_dict, model_to_dict
 from ...costmodels.parallel import ParallelConfig, recompute_label
+from ...costmodels.stage_layout import StageLayout
 from ...costmodels.workload import Workload
 from ...hardware_profiles.errors import InvalidProblemError, MeshwrightError
 from ...hardware_profiles.mixed import mixed_from_dict, mixed_to_dict
@@ -109,6 +110,8 @@ def _plan_to_dict(plan: MixedPlan) -> dict[str, Any]:
     out: dict[str, Any] = {"rank": plan.rank, "shape": plan.shape, "label": plan_label(plan), "ep": plan.ep}
     out["groups"] = [asdict(group) for group in plan.groups]
     out["config"] = None if plan.config is None else asdict(plan.config)
+    if plan.stage_layout is not None:
+        out["stage_layout"] = plan.stage_layout.to_dict()
     out |= {"metrics": dict(plan.metrics), "time_s": dict(plan.time_s)}
     return {**out, "proof": plan.proof, "reasons": list(plan.reasons)}
 
@@ -118,6 +121,10 @@ def _plan_from_dict(data: Mapping[str, Any]) -> MixedPlan:
         _build(Pipelines, {**group, "stages": tuple(_build(MixedStage, s) for s in group["stages"])})
         for group in data["groups"]
     )
+    config = None if data["config"] is None else _build(ParallelConfig, data["config"])
+    layout = StageLayout.from_dict(data["stage_layout"]) if "stage_layout" in data else None
+    if layout is not None and config is not None:
+        layout.check_config(config)
     return MixedPlan(
         rank=int(data["rank"]),
         shape=str(data["shape"]),
@@ -125,7 +132,8 @@ def _plan_from_dict(data: Mapping[str, Any]) -> MixedPlan:
         ep=int(data["ep"]),
         metrics={k: float(v) for k, v in data["metrics"].items()},
         time_s={k: float(v) for k, v in data["time_s"].items()},
-        config=None if data["config"] is None else _build(ParallelConfig, data["config"]),
+        config=config,
+        stage_layout=layout,
         proof=str(data["proof"]),
         reasons=tuple(str(s) for s in data["reasons"]),
     )

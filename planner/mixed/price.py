@@ -3,6 +3,9 @@
 A step takes ``(m - 1/v) max_s c_s + sum_s c_s / v`` plus the longest end of a stage, where ``c_s`` is a micro-batch
 on stage s with its transfers to the slower of its neighbours (``2 v hop``). With equal stages this is ``estimate``.
 Transfers between pools are taken as fully exposed, those inside as far as the release's coefficients say.
+
+Stages hold the same number of layers in each of their v chunks: then no stage waits for a longer chunk of another
+(``costmodels.schedules.chunk_waiting`` is zero), and the pace is that of the slowest stage however they differ.
 """
 
 from __future__ import annotations
@@ -106,7 +109,7 @@ class Pricer:
 
     def _hops(self, c: Choices, position: Ints, real: NDArray[np.bool_]) -> Floats:
         """Seconds that a micro-batch's transfers add to every stage."""
-        inside, between, wrap = self._links(c)
+        inside, between, wrap = self.links(c)
         n, most = position.shape
         here, following = position[:, :-1], position[:, 1:]
         border = np.where(
@@ -122,7 +125,7 @@ class Pricer:
         right[rows, c.pp - 1] = wrap
         return np.asarray(2.0 * c.vp[:, None] * np.maximum(left, right), dtype=np.float64)
 
-    def _links(self, c: Choices) -> tuple[Floats, Floats, Floats]:
+    def links(self, c: Choices) -> tuple[Floats, Floats, Floats]:
         """Exposed seconds of one transfer inside each position's pool, to the next position, and from last to first
         (between the chunks of an interleaved pipeline)."""
         costs, software = self.costs, self.costs.problem.software[0]
@@ -208,7 +211,10 @@ class Pricer:
         layers = np.arange(0, self.layers + 1, vp)
         at = (s.pool[i, :pp, None], s.row[i, :pp, None], s.kind[i, :pp, None], layers[None, :])
         cycle = self.whole[at] + s.hop[i, :pp, None]
-        end = np.stack([self._ends(s, i, k, layers) for k in range(pp)])
+        end = np.empty((pp, len(layers)))
+        for pool in np.unique(s.pool[i, :pp]):
+            of = np.flatnonzero(s.pool[i, :pp] == pool)[:, None]
+            end[of[:, 0]] = self.costs.end_s(int(pool), s.row[i, of], s.state[i, of], s.kind[i, of], layers[None, :])
         return StageSplit(
             cycle=_rising(cycle),
             end=np.maximum.accumulate(np.rint(end * NANOSECONDS).astype(np.int64), axis=1),

@@ -95,7 +95,7 @@ def _singles(problem: MixedProblem) -> tuple[list[MixedPlan], tuple[str, ...]]:
         for nodes in dict.fromkeys((pool.nodes, 1 << (pool.nodes.bit_length() - 1))):
             alone = problem.alone(i, nodes)
             try:
-                fastest = plan_alone(alone).plans[0]
+                fastest = plan_alone(alone, cutoff_s=best[0] if best else math.inf).plans[0]
             except (NoFeasiblePlanError, InvalidProblemError) as error:
                 why = why or error
                 continue

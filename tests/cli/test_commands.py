@@ -83,6 +83,17 @@ def test_export_lists_frameworks(cli):
     assert "megatron-lm" in cli("export", "--list").out
 
 
+def test_the_list_of_frameworks_says_what_plans_each_takes(cli):
+    plans = {e["name"]: e["plans"] for e in cli.json("export", "--list")}
+    assert plans["megatron-lm"] == ["one cluster", "pools"] and plans["torchtitan"] == ["one cluster"]
+    assert plans["flagscale"] == ["pools"]
+    lines = cli("export", "--list").out.splitlines()
+    assert max(map(len, lines)) <= 100 and next(x for x in lines if x.startswith("flagscale")).split()[1:3] == [
+        "2025",
+        "pools",
+    ]
+
+
 def test_export_writes_and_check_reads_back(cli, plan_file, tmp_path):
     rank = 1
     folder = tmp_path / "launch"

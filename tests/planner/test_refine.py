@@ -67,6 +67,16 @@ def test_a_time_limit_is_marked(deepseek):
     assert "time limit" in cut.search.optimality or not cut.search.refined
 
 
+def test_what_cannot_beat_a_cutoff_is_left_alone(make_problem):
+    """Nothing is refined where perfectly balanced stages would not do; a cutoff above all changes nothing."""
+    problem = make_problem("llama-3.1-8b", nodes=3, seq_len=4096, global_batch=96, pins={"pp": (3,), "vp": (1,)}, top=1)
+    best, none = plan(problem), plan(problem, cutoff_s=0.0)
+    assert none.search.refined == 0 < best.search.refined
+    assert none.plans[0].metrics["step_s"] == plan(replace(problem, refine="off")).plans[0].metrics["step_s"]
+    assert best.plans[0].metrics["step_s"] < none.plans[0].metrics["step_s"]
+    assert to_json(plan(problem, cutoff_s=1e9)) == to_json(best)
+
+
 def test_pins_and_excludes_hold(deepseek):
     even_only = replace(deepseek, pins={"layer_split": (0, 1)})
     assert all(p.stage_layout is None and p.config.layer_split in (0, 1) for p in plan(even_only).plans)

@@ -1,6 +1,7 @@
 """Ranked plans on mixed clusters: never worse than a pool alone, the optimum where it can be enumerated, refusals."""
 
 import importlib.util
+import json
 import math
 import sys
 from dataclasses import replace
@@ -9,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from meshwright.hardware_profiles.errors import InvalidProblemError, NoFeasiblePlanError
+from meshwright.planner.emitters import LaunchOptions, get_mixed
+from meshwright.planner.emitters.megatron_layout import encode_stage_layout
 from meshwright.planner.mixed.plan import ONE_POOL, PIPELINE, REPLICAS
 from meshwright.planner.mixed.plan_json import SCHEMA_PATH, from_json, is_mixed_plan, to_json
 from meshwright.planner.mixed.search import plan_mixed, speed_up
+from meshwright.planner.search import plan as plan_alone
 from meshwright.planner.solvers.result import Limits
 
 BENCHMARK = Path(__file__).resolve().parents[3] / "benchmarks" / "mixed_clusters.py"
@@ -84,6 +88,28 @@ def test_replicas_win_where_pools_are_alike_and_the_link_is_good(make_mixed):
     assert answer.plans[0].shape == REPLICAS and len(answer.plans[0].groups) == 2
 
 
+def test_one_pool_alone_is_what_plan_finds_there(make_mixed):
+    """The step of ``meshwright plan`` on the pool, refined as there, and so no slower than with ``--refine off``; its
+    deal of layers survives the document and reaches the launch files."""
+    pools = (("dgx-h100", 3), ("dgx-a100-80", 1))
+    answer = plan_mixed(make_mixed(pools, rate=2e6, kind="ethernet", global_batch=96, pins={"pp": (3,), "vp": (1,)}))
+    best, alone = answer.plans[0], answer.problem.alone(0)
+    own = plan_alone(alone).plans[0]
+    assert best.shape == ONE_POOL and best.pools == ("a",)
+    assert (
+        best.metrics["step_s"]
+        == own.metrics["step_s"]
+        < plan_alone(replace(alone, refine="off")).plans[0].metrics["step_s"]
+    )
+    assert own.stage_layout is not None and (best.config, best.stage_layout) == (own.config, own.stage_layout)
+    text = to_json(answer)
+    assert from_json(text).plans[0].stage_layout == own.stage_layout and to_json(from_json(text)) == text
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(json.loads(text), json.loads(SCHEMA_PATH.read_text()))
+    launch = get_mixed("megatron-lm")(answer, best, LaunchOptions()).files["launch.sh"]
+    assert encode_stage_layout(own.stage_layout) in launch
+
+
 def test_a_more_general_plan_is_named_only_if_it_is_better(make_mixed):
     answer = plan_mixed(make_mixed((("dgx-h100", 1), ("dgx-a100-80", 1)), global_batch=96))
     if answer.general is not None:
@@ -148,8 +174,6 @@ def test_the_document_comes_back_byte_for_byte(make_mixed):
 
 def test_the_document_obeys_its_schema(make_mixed):
     jsonschema = pytest.importorskip("jsonschema")
-    import json
-
     schema = json.loads(SCHEMA_PATH.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     pins = {"cp": (1,), "tp": (4, 8)}
