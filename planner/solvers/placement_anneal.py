@@ -1,8 +1,8 @@
 """Our kernel for placement: nearest-bandwidth order, then annealing that prices a batch of moves at once.
 
-Numpy pays per call, not per element, so a step draws ``BATCH`` swaps, prices all of them in one pass and makes those that
-Metropolis would accept and that do not touch each other; every fourth step does the same with whole runs and blocks of
-slots, of which one is made. What is small enough is enumerated instead, which proves it.
+Numpy pays per call, not per element, so a step draws ``BATCH`` swaps, prices all of them in one pass and makes those
+that Metropolis would accept and that do not touch each other; every fourth step does the same with whole runs and
+blocks of slots, of which one is made. What is small enough is enumerated instead, which proves it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ BATCH, SHIFTS, EVERY, AT_ONCE = 128, 32, 4, 8
 #: Steps whose random numbers are drawn at once.
 POOL = 64
 #: Default limit of work in moves per slot (under 1 CPU s at 64 nodes, 3 at 128).
-MOVES_PER_SLOT = {"critical": 7_300, "sum": 13_000}
+MOVES_PER_SLOT = {"critical": 5_500, "sum": 10_500}
 #: Up to so many placements are enumerated.
 ENUMERATE = 50_000
 #: Temperature at the start as a share of the energy per slot, and at the end as a share of that at the start (tuned
 #: on benchmarks/placement.py); levels of softness.
-HOT, COLD, LEVELS = 0.6, 0.02, 8
+HOT, COLD, LEVELS = 0.4, 0.03, 8
 #: Slots that one walk is worth; fewer slots share the work between several walks from different orders.
 WALK = 64
-#: Of the swaps, those that bring a slot to one of the nodes nearest to a partner's.
-NEAR_SHARE, NEAREST = 0.75, 12
+#: Of the swaps, those that bring a slot to one of the nodes nearest to a partner's, and those that start at a slow row.
+NEAR_SHARE, NEAREST, SLOW_SHARE = 0.75, 12, 0.25
 _EQUAL = 1e-9
 
 
@@ -125,23 +125,30 @@ class _Moves:
         self.around = [{s, *others} for s, others in enumerate(self.partners.tolist())]
         self.next_swaps = self.next_shifts = POOL
 
-    def swaps(self, placed: Ints, holder: Ints) -> tuple[Ints, Ints, Floats]:
+    def swaps(self, placed: Ints, holder: Ints, slow: Ints) -> tuple[Ints, Ints, Floats]:
         """Slots to exchange (b may be a node that is not used) and -log of a chance each; (BATCH,)."""
         if self.next_swaps == POOL:
             n, m = self.p.n_slots, self.p.n_nodes
-            u = self.draw.random((6, POOL, BATCH))
+            u = self.draw.random((7, POOL, BATCH))
             self.a = (u[0] * n).astype(np.int64)
             self.b = (self.a + 1 + (u[1] * (m - 1)).astype(np.int64)) % m
-            self.towards = self.partners[self.a, (u[2] * self.price.degree[self.a]).astype(np.int64)]
+            self.pick = u[2]
             self.which = (u[3] * u[3] * self.near.shape[1]).astype(np.int64)
             self.is_near = u[4] < NEAR_SHARE
             self.luck = -np.log(1.0 - u[5])
+            self.is_slow, self.slow = u[6] < SLOW_SHARE, u[6] / SLOW_SHARE
             self.next_swaps = 0
         k = self.next_swaps
         self.next_swaps += 1
-        a = self.a[k]
-        near = holder[self.near[placed[self.towards[k]], self.which[k]]]
-        return a, np.where(self.is_near[k] & (near != a), near, self.b[k]), self.luck[k]
+        a, b = self.a[k], self.b[k]
+        if len(slow):
+            is_slow = self.is_slow[k]
+            a = a.copy()
+            a[is_slow] = slow[(self.slow[k][is_slow] * len(slow)).astype(np.int64)]
+            b = np.where(a == b, (a + 1) % self.p.n_nodes, b)
+        towards = self.partners[a, (self.pick[k] * self.price.degree[a]).astype(np.int64)]
+        near = holder[self.near[placed[towards], self.which[k]]]
+        return a, np.where(self.is_near[k] & (near != a), near, b), self.luck[k]
 
     def shifts(self, turn: int) -> tuple[Ints, Floats]:
         """Slots whose nodes each slot takes over, (SHIFTS, n), and -log of a chance each, (SHIFTS,)."""
@@ -161,10 +168,11 @@ class _Moves:
         high = np.minimum(low + 1 + (u[0] * (max(min(n // 4, 16), 2) - 1)).astype(np.int64), n - 1)
         length = high - low + 1
         turned = low + (at - low + 1 + (u[2] * (length - 1)).astype(np.int64)) % length
-        return np.where((at >= low) & (at <= high), turned if kind else low + high - at, at)
+        taken: Ints = np.where((at >= low) & (at <= high), turned if kind else low + high - at, at)
+        return taken
 
     def blocks(self, u: Floats, kind: int) -> Ints:
-        """Aligned blocks such as stages: two exchanged (kind 2), one turned or reversed (3), a run of them reversed (4)."""
+        """Aligned blocks such as stages: two exchanged (kind 2), one turned (3), a run of them reversed (4)."""
         n, at = self.p.n_slots, self.at
         size = np.minimum(1 << (1 + (u[2] * (max(n.bit_length() - 1, 2) - 1)).astype(np.int64)), n // 2)
         count, block = n // size, at // size
@@ -172,14 +180,16 @@ class _Moves:
         if kind == 2:
             b = (a + 1 + (u[1] * (count - 1)).astype(np.int64)) % count
             shift = np.where(block == a, b - a, np.where(block == b, a - b, 0))
-            return at + shift * size
+            exchanged: Ints = at + shift * size
+            return exchanged
         if kind == 3:
             inside, by = at - a * size, (u[1] * size).astype(np.int64)
             turned = np.where(u[3] < 0.5, inside + by, by - inside) % size
             return np.where(block == a, a * size + turned, at)
         low = (u[0] * (count - 1)).astype(np.int64)
         high = low + 1 + (u[1] * (count - 1 - low)).astype(np.int64)
-        return np.where((block >= low) & (block <= high), (low + high - block) * size + at % size, at)
+        taken: Ints = np.where((block >= low) & (block <= high), (low + high - block) * size + at % size, at)
+        return taken
 
 
 def _anneal(
@@ -242,12 +252,14 @@ def _walk(
     m, n = problem.n_nodes, problem.n_slots
     placed = np.concatenate([first, np.setdiff1d(np.arange(m), first)])
     holder = np.argsort(placed)
-    every, hot = max(steps // LEVELS, 1), 0.0
+    every, hot, slow = max(steps // LEVELS, 1), 0.0, np.empty(0, np.int64)
     for step in range(steps):
         if step % every == 0:
             price.harden(step / steps)
             price.update(placed)
             hot = hot or HOT * price.energy / n
+        if step % 8 == 0:
+            slow = price.slow_slots()
         heat = hot * COLD ** (step / steps)
         if step % EVERY == EVERY - 1 and n >= 4:
             taken, luck = moves.shifts(step // EVERY)
@@ -257,7 +269,7 @@ def _walk(
                 placed[:n] = candidates[better[0]]
             tried = SHIFTS
         else:
-            a, b, luck = moves.swaps(placed, holder)
+            a, b, luck = moves.swaps(placed, holder, slow)
             better = np.flatnonzero(price.of_swaps(placed, a, b, heat * luck) < heat * luck)
             _exchange(placed, a[better[:AT_ONCE]].tolist(), b[better[:AT_ONCE]].tolist(), moves.around)
             tried = BATCH

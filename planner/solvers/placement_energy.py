@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from .placement import Floats, Ints, PlacementProblem
 
 #: Doublings of q from the start to the end, for terms of single edges and for the others.
-RING_DOUBLINGS, ROW_DOUBLINGS = (4, 8), (2, 4)
+RING_DOUBLINGS, ROW_DOUBLINGS = (3, 7), (2, 4)
 #: Edges count up to so many times the slowest of the first placement, lest a power overflow.
 _CLIP = 10.0
-#: A swap whose rings alone lose more than this share of what the other terms take is refused without pricing those.
-_HOPE = 0.1
+#: A swap whose rings alone lose more than this over n of what the other terms take is refused without pricing those.
+_HOPE = 8.0
 
 
 class Energy:
@@ -126,7 +126,7 @@ class Energy:
             self.objective += float(worst @ self.scale[self.others])
 
     def of_swaps(self, placed: Ints, a: Ints, b: Ints, allowed: Floats) -> Floats:
-        """By how much exchanging slots a and b, (N,) each, raises the energy; infinity where ``allowed`` is hopeless."""
+        """By how much exchanging slots a and b, (N,) each, raises the energy; infinite where hopeless."""
         n = len(a)
         slots, other = np.concatenate([a, b]), np.concatenate([b, a])
         target, source = placed[other], placed[slots]
@@ -142,7 +142,7 @@ class Energy:
             rings = self._rings(np.maximum(sums, 0.0)) - (self.energy - self.of_others)
         if not self.n_rows:
             return rings
-        hope = np.flatnonzero(rings < allowed + _HOPE * self.of_others)
+        hope = np.flatnonzero(rings < allowed + min(_HOPE / self.p.n_slots, 1.0) * self.of_others)
         k = len(hope)
         out = np.full(n, np.inf)
         if not k:
@@ -153,8 +153,8 @@ class Energy:
         change = self._changes(placed, slots, other[both], source[both], target[both], columns)
         key = self.row[:, columns].take(slots, 0)
         key += (np.arange(2 * k) % k * self.n_rows)[:, None]
-        rows = np.bincount(key.ravel(), weights=change.ravel(), minlength=k * self.n_rows).reshape(k, self.n_rows)
-        rows += self.rows
+        changed = np.asarray(np.bincount(key.ravel(), change.ravel(), k * self.n_rows), np.float64)
+        rows: Floats = changed.reshape(k, self.n_rows) + self.rows
         out[hope] = rings[hope] + self._others(rows) - self.of_others
         return out
 
@@ -173,6 +173,21 @@ class Energy:
         if self.directed:
             change[joined] *= 0.5  # both ends price the edge that joins them
         return change
+
+    def slow_slots(self) -> Ints:
+        """Slots at the slowest links of each ring term and on the slowest row of the others (none with ``sum``)."""
+        slots: list[NDArray[np.int64]] = []
+        if self.critical and self.n_ring:
+            worst = np.maximum.reduceat(self.now[:, : self.n_ring], self.ring_starts, axis=1)
+            slots.append(np.argsort(-worst, axis=0, kind="stable")[:6].ravel())
+        if self.n_rows:
+            ends = [*self.term_starts[1:], self.n_rows]
+            stops = [*self.row_starts[1:], len(self.row_edges)]
+            for begin, end in zip(self.term_starts, ends, strict=True):
+                row = begin + int(self.rows[0, begin:end].argmax())
+                edges = self.row_edges[self.row_starts[row] : stops[row]]
+                slots.append(self.p.edges[edges].ravel()[:16])
+        return np.concatenate(slots) if slots else np.empty(0, np.int64)
 
     def of_placements(self, placed: Ints) -> Floats:
         """Energy of whole placements (N, n)."""
