@@ -1,8 +1,8 @@
 """Our kernel for placement: nearest-bandwidth order, then annealing that prices a batch of moves at once.
 
-Numpy pays per call, not per element, so a step draws ``BATCH`` moves, prices all of them in one pass and takes the
-first that Metropolis would accept: the same walk as one move at a time, at a fraction of the calls. What is small
-enough is enumerated instead, which proves it.
+Numpy pays per call, not per element, so a step draws ``BATCH`` swaps, prices all of them in one pass and makes those
+that Metropolis would accept and that do not touch each other; every fourth step does the same with whole runs and
+blocks of slots, of which one is made. What is small enough is enumerated instead, which proves it.
 """
 
 from __future__ import annotations
@@ -14,32 +14,28 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .placement import Floats, Ints, Placement, PlacementProblem
 from .placement_bound import lower_bound
+from .placement_energy import Energy
 from .result import TO_COMPLETION, Limits, SolveResult, Termination
 
 VERSION = "1"
-#: Moves priced at once.
-BATCH = 64
-#: Random numbers that one move takes at most, and one for its acceptance.
-DRAWS = 8
+#: Swaps priced at once, and other moves; every so many steps a step of those; swaps made at once at most.
+BATCH, SHIFTS, EVERY, AT_ONCE = 128, 32, 4, 8
+#: Steps whose random numbers are drawn at once.
+POOL = 64
 #: Default limit of work in moves per slot (under 1 CPU s at 64 nodes, 3 at 128).
-MOVES_PER_SLOT = {"critical": 5_500, "sum": 9_000}
+MOVES_PER_SLOT = {"critical": 5_500, "sum": 10_500}
 #: Up to so many placements are enumerated.
 ENUMERATE = 50_000
 #: Temperature at the start as a share of the energy per slot, and at the end as a share of that at the start (tuned
-#: on benchmarks/placement.py).
-HOT, COLD = 0.6, 0.05
+#: on benchmarks/placement.py); levels of softness.
+HOT, COLD, LEVELS = 0.4, 0.03, 8
 #: Slots that one walk is worth; fewer slots share the work between several walks from different orders.
 WALK = 64
-#: Doublings of the power mean that stands in for a maximum: of rows^8 at the start, rows^64 at the end.
-SOFT, HARD = 3, 6
-#: Shares of moves: swap of two slots, reversal of a run, rotation of a run, swap of two blocks.
-KINDS = (0.7, 0.1, 0.1, 0.1)
-#: Of the swaps, those that bring a slot to one of the nodes nearest to a neighbour's, and that start at a slow row.
-NEAR_SHARE, SLOW_SHARE, NEAREST = 0.75, 0.3, 12
+#: Of the swaps, those that bring a slot to one of the nodes nearest to a partner's, and those that start at a slow row.
+NEAR_SHARE, NEAREST, SLOW_SHARE = 0.75, 12, 0.25
 _EQUAL = 1e-9
 
 
@@ -111,124 +107,89 @@ def _enumerate(problem: PlacementProblem) -> Placement:
     return tuple(int(i) for i in every[best[2]])
 
 
-class _Energy:
-    """A smooth stand-in for the objective: maxima become power means, each term in units of its first value."""
-
-    def __init__(self, problem: PlacementProblem, first: Ints) -> None:
-        self.p = problem
-        self.critical = problem.objective == "critical"
-        scale = problem.term_seconds(first[None])[0]
-        self.scale = np.where(scale > 0, scale, 1.0)
-        per_edge = self.scale[problem.term_of_row][problem.row_of_edge]
-        self.n_bytes = problem.n_bytes / per_edge if self.critical else problem.n_bytes
-        self.flat = problem.cost.ravel()
-        self.ends = problem.edges.T
-        self.single = len(problem.row_starts) == len(problem.edges)
-        self.doublings = SOFT
-
-    def __call__(self, placed: Ints) -> tuple[Floats, Floats, Floats]:
-        """Objective, energy and rows (in units of ``scale``) of placements (N, n)."""
-        u, v = self.ends
-        seconds = self.flat.take(placed.take(u, 1) * self.p.n_nodes + placed.take(v, 1))
-        seconds *= self.n_bytes
-        if not self.critical:
-            total = seconds.sum(axis=1)
-            return total, total, seconds
-        rows = seconds if self.single else np.add.reduceat(seconds, self.p.row_starts, axis=1)
-        worst = np.maximum.reduceat(rows, self.p.term_starts, axis=1) @ self.scale
-        power = rows * rows
-        for _ in range(self.doublings - 1):
-            power *= power
-        mean = np.add.reduceat(power, self.p.term_starts, axis=1) ** (0.5**self.doublings)
-        return worst, mean @ self.scale + 0.05 * worst, rows
-
-
 class _Moves:
-    """Draws of moves: where to cut a placement and what to put there."""
+    """Draws of moves, many at a time, since each call of the generator costs."""
 
-    def __init__(self, problem: PlacementProblem, seed: int) -> None:
-        self.p = problem
+    def __init__(self, problem: PlacementProblem, price: Energy, seed: int) -> None:
+        self.p, self.price = problem, price
         self.draw = np.random.default_rng(seed)
-        m, n = problem.n_nodes, problem.n_slots
-        self.at = np.arange(m)[None]
-        self.lines = np.arange(BATCH)
+        m = problem.n_nodes
+        self.at = np.arange(problem.n_slots)[None]
         far = np.where(np.eye(m, dtype=bool), np.inf, problem.cost + problem.cost.T)
         self.near = np.argsort(far, axis=1, kind="stable")[:, : min(NEAREST, m - 1)]
-        around: list[list[int]] = [[] for _ in range(n)]
-        for u, v in problem.edges.tolist():
-            around[u].append(v)
-            around[v].append(u)
-        width = max(map(len, around))
-        self.degree = np.array([max(len(a), 1) for a in around])
-        self.around = np.array([(a * width)[:width] if a else [0] * width for a in around])
-        self.pool, self.next = np.empty((0, DRAWS, BATCH)), 0
+        # partners that count stand first in a row, repeated over its width
+        order = np.argsort(price.n_bytes == 0, axis=1, kind="stable")
+        first = np.take_along_axis(price.partners, order, axis=1)
+        width = np.arange(first.shape[1])[None] % price.degree[:, None]
+        self.partners = np.take_along_axis(first, width, axis=1)
+        self.around = [{s, *others} for s, others in enumerate(self.partners.tolist())]
+        self.next_swaps = self.next_shifts = POOL
 
-    def chance(self) -> Floats:
-        """The next (DRAWS, BATCH) numbers of [0, 1); drawn many at a time, since each call costs."""
-        if self.next == len(self.pool):
-            self.pool, self.next = self.draw.random((256, DRAWS, BATCH)), 0
-        self.next += 1
-        numbers: Floats = self.pool[self.next - 1]
-        return numbers
+    def swaps(self, placed: Ints, holder: Ints, slow: Ints) -> tuple[Ints, Ints, Floats]:
+        """Slots to exchange (b may be a node that is not used) and -log of a chance each; (BATCH,)."""
+        if self.next_swaps == POOL:
+            n, m = self.p.n_slots, self.p.n_nodes
+            u = self.draw.random((7, POOL, BATCH))
+            self.a = (u[0] * n).astype(np.int64)
+            self.b = (self.a + 1 + (u[1] * (m - 1)).astype(np.int64)) % m
+            self.pick = u[2]
+            self.which = (u[3] * u[3] * self.near.shape[1]).astype(np.int64)
+            self.is_near = u[4] < NEAR_SHARE
+            self.luck = -np.log(1.0 - u[5])
+            self.is_slow, self.slow = u[6] < SLOW_SHARE, u[6] / SLOW_SHARE
+            self.next_swaps = 0
+        k = self.next_swaps
+        self.next_swaps += 1
+        a, b = self.a[k], self.b[k]
+        if len(slow):
+            is_slow = self.is_slow[k]
+            a = a.copy()
+            a[is_slow] = slow[(self.slow[k][is_slow] * len(slow)).astype(np.int64)]
+            b = np.where(a == b, (a + 1) % self.p.n_nodes, b)
+        towards = self.partners[a, (self.pick[k] * self.price.degree[a]).astype(np.int64)]
+        near = holder[self.near[placed[towards], self.which[k]]]
+        return a, np.where(self.is_near[k] & (near != a), near, b), self.luck[k]
 
-    def slots(self, slow: Ints, chance: Floats) -> Ints:
-        """Slots to move; a share of them at the slow edges."""
-        anywhere: Ints = (chance[0] * self.p.n_slots).astype(np.int64)
-        if not len(slow):
-            return anywhere
-        at_slow: Ints = slow[(chance[2] * len(slow)).astype(np.int64)]
-        return np.where(chance[1] < SLOW_SHARE, at_slow, anywhere)
+    def shifts(self, turn: int) -> tuple[Ints, Floats]:
+        """Slots whose nodes each slot takes over, (SHIFTS, n), and -log of a chance each, (SHIFTS,)."""
+        if self.next_shifts == POOL:
+            self.u = self.draw.random((POOL, 5, SHIFTS))
+            self.next_shifts = 0
+        u = self.u[self.next_shifts]
+        self.next_shifts += 1
+        kind = turn % 5
+        taken = self.run(u[..., None], kind) if kind < 2 else self.blocks(u[..., None], kind)
+        return taken, -np.log(1.0 - u[4])
 
-    def swaps(self, placed: Ints, holder: Ints, slow: Ints, chance: Floats) -> Ints:
-        """Candidates (BATCH, m) with two slots exchanged (one may be a node that is not used)."""
-        m = self.p.n_nodes
-        a = self.slots(slow, chance)
-        b = (a + 1 + (chance[3] * (m - 1)).astype(np.int64)) % m
-        other = self.around[a, (chance[4] * self.degree[a]).astype(np.int64)]
-        wanted = self.near[placed[other], (chance[5] * chance[5] * self.near.shape[1]).astype(np.int64)]
-        near = holder[wanted]
-        b = np.where((chance[6] < NEAR_SHARE) & (near != a), near, b)
-        out = np.repeat(placed[None], BATCH, axis=0)
-        out[self.lines, a], out[self.lines, b] = placed[b], placed[a]
-        return out
-
-    def runs(self, placed: Ints, slow: Ints, chance: Floats, kind: int, forward: bool) -> Ints:
-        """Candidates with a run of slots reversed (kind 1) or rotated by one (kind 2)."""
+    def run(self, u: Floats, kind: int) -> Ints:
+        """A run of slots reversed (kind 0) or rotated (1)."""
         n, at = self.p.n_slots, self.at
-        length = 1 + (chance[3] * (max(min(n // 4, 16), 2) - 1)).astype(np.int64)
-        back = (chance[4] * (length + 1)).astype(np.int64)
-        low = np.maximum(self.slots(slow, chance) - back, 0)[:, None]
-        high = np.minimum(low + length[:, None], n - 1)
-        inside = (at >= low) & (at <= high)
-        if kind == 1:
-            return placed[np.where(inside, low + high - at, at)]
-        turned = np.where(at == high, low, at + 1) if forward else np.where(at == low, high, at - 1)
-        return placed[np.where(inside, turned, at)]
+        low = (u[1] * (n - 1)).astype(np.int64)
+        high = np.minimum(low + 1 + (u[0] * (max(min(n // 4, 16), 2) - 1)).astype(np.int64), n - 1)
+        length = high - low + 1
+        turned = low + (at - low + 1 + (u[2] * (length - 1)).astype(np.int64)) % length
+        taken: Ints = np.where((at >= low) & (at <= high), turned if kind else low + high - at, at)
+        return taken
 
-    def blocks(self, placed: Ints, slow: Ints, chance: Floats) -> Ints:
-        """Candidates with two aligned blocks exchanged, such as two whole stages."""
+    def blocks(self, u: Floats, kind: int) -> Ints:
+        """Aligned blocks such as stages: two exchanged (kind 2), one turned (3), a run of them reversed (4)."""
         n, at = self.p.n_slots, self.at
-        size = min(1 << int(1 + chance[3, 0] * (max(n.bit_length() - 1, 2) - 1)), n // 2)
-        count = n // size
-        a = np.minimum(self.slots(slow, chance) // size, count - 1)
-        b = (a + 1 + (chance[4] * (count - 1)).astype(np.int64)) % count
-        a, b = (a * size)[:, None], (b * size)[:, None]
-        shift = np.where((at >= a) & (at < a + size), b - a, np.where((at >= b) & (at < b + size), a - b, 0))
-        return placed[at + shift]
-
-
-def _slow_slots(problem: PlacementProblem, rows: Floats) -> Ints:
-    """Slots at the ends of the slowest rows of each term (with ``sum``: of no row in particular)."""
-    if problem.objective == "sum":
-        return np.empty(0, np.int64)
-    slots: list[NDArray[np.int64]] = []
-    ends = [*problem.term_starts[1:], len(problem.row_starts)]
-    for begin, end in zip(problem.term_starts, ends, strict=True):
-        term = rows[begin:end]
-        for row in begin + np.argpartition(-term, min(2, len(term) - 1))[:3]:
-            stop = problem.row_starts[row + 1] if row + 1 < len(problem.row_starts) else len(problem.edges)
-            slots.append(problem.edges[problem.row_starts[row] : stop].ravel()[:16])
-    return np.concatenate(slots)
+        size = np.minimum(1 << (1 + (u[2] * (max(n.bit_length() - 1, 2) - 1)).astype(np.int64)), n // 2)
+        count, block = n // size, at // size
+        a = (u[0] * count).astype(np.int64)
+        if kind == 2:
+            b = (a + 1 + (u[1] * (count - 1)).astype(np.int64)) % count
+            shift = np.where(block == a, b - a, np.where(block == b, a - b, 0))
+            exchanged: Ints = at + shift * size
+            return exchanged
+        if kind == 3:
+            inside, by = at - a * size, (u[1] * size).astype(np.int64)
+            turned = np.where(u[3] < 0.5, inside + by, by - inside) % size
+            return np.where(block == a, a * size + turned, at)
+        low = (u[0] * (count - 1)).astype(np.int64)
+        high = low + 1 + (u[1] * (count - 1 - low)).astype(np.int64)
+        taken: Ints = np.where((block >= low) & (block <= high), (low + high - block) * size + at % size, at)
+        return taken
 
 
 def _anneal(
@@ -241,19 +202,21 @@ def _anneal(
     values = problem.both_seconds(starts)[0]
     order = np.argsort(values, kind="stable")
     best = _Best(starts[order[0]], float(values[order[0]]), bound * (1 + _EQUAL))
-    steps = max((limits.work or MOVES_PER_SLOT[problem.objective] * n) // BATCH, 1)
-    done, cut = 0, False
+    moves_a_step = ((EVERY - 1) * BATCH + SHIFTS) // EVERY
+    steps = max((limits.work or MOVES_PER_SLOT[problem.objective] * n) // moves_a_step, 1)
+    done, work, cut = 0, 0, False
     if n < 2 or not len(problem.edges) or best.proven:
         return best.placement(), len(starts), False
     deadline = math.inf if limits.time_s is None else begun + limits.time_s
     walks = min(max(WALK // n, 1), steps)
-    moves = _Moves(problem, seed)
+    price = Energy(problem, starts[order[0]])
+    moves = _Moves(problem, price, seed)
     try:
         for walk in range(walks):
             share = steps * (walk + 1) // walks - steps * walk // walks
             here = starts[order[walk % len(order)]]
-            for _ in _walk(problem, moves, here, share, best):
-                done += 1
+            for tried in _walk(problem, moves, price, here, share, best):
+                done, work = done + 1, work + tried
                 if done % 16 == 0 and time.perf_counter() > deadline:
                     cut = True
                     break
@@ -261,7 +224,7 @@ def _anneal(
                 break
     except KeyboardInterrupt:
         cut = True
-    return best.placement(), done * BATCH, cut
+    return best.placement(), work, cut
 
 
 class _Best:
@@ -282,37 +245,47 @@ class _Best:
         return tuple(int(i) for i in self.placed)
 
 
-def _walk(problem: PlacementProblem, moves: _Moves, first: Ints, steps: int, best: _Best) -> Iterator[None]:
-    """One annealing, a yield after each batch."""
+def _walk(
+    problem: PlacementProblem, moves: _Moves, price: Energy, first: Ints, steps: int, best: _Best
+) -> Iterator[int]:
+    """One annealing; yields the number of moves priced by each step."""
     m, n = problem.n_nodes, problem.n_slots
     placed = np.concatenate([first, np.setdiff1d(np.arange(m), first)])
     holder = np.argsort(placed)
-    price = _Energy(problem, first)
-    kinds = moves.draw.choice(4, steps, p=KINDS) if n >= 4 else np.zeros(steps, np.int64)
-    energy, slow, hot = math.inf, np.empty(0, np.int64), 0.0
+    every, hot, slow = max(steps // LEVELS, 1), 0.0, np.empty(0, np.int64)
     for step in range(steps):
-        if step % max(steps // 8, 1) == 0:
-            price.doublings = SOFT + round((HARD - SOFT) * step / steps)
-            _, here, rows = price(placed[None, :n])
-            energy, slow = float(here[0]), _slow_slots(problem, rows[0])
-            hot = hot or HOT * energy / n
-        kind, chance = int(kinds[step]), moves.chance()
-        if kind == 0:
-            tried = moves.swaps(placed, holder, slow, chance)
-        elif kind == 3:
-            tried = moves.blocks(placed, slow, chance)
+        if step % every == 0:
+            price.harden(step / steps)
+            price.update(placed)
+            hot = hot or HOT * price.energy / n
+        if step % 8 == 0:
+            slow = price.slow_slots()
+        heat = hot * COLD ** (step / steps)
+        if step % EVERY == EVERY - 1 and n >= 4:
+            taken, luck = moves.shifts(step // EVERY)
+            candidates = placed[taken]
+            better = np.flatnonzero(price.of_placements(candidates) - price.energy < heat * luck)
+            if len(better):
+                placed[:n] = candidates[better[0]]
+            tried = SHIFTS
         else:
-            tried = moves.runs(placed, slow, chance, kind, bool(step & 1))
-        value, energies, rows = price(tried[:, :n] if m > n else tried)
-        i = int(value.argmin())
-        best.offer(tried[i, :n], float(value[i]))
-        if best.proven:
-            return
-        threshold = energy - hot * COLD ** (step / steps) * np.log(1.0 - chance[7])
-        taken = int((energies < threshold).argmax())
-        if energies[taken] < threshold[taken]:
-            placed, energy = tried[taken], float(energies[taken])
-            holder[placed] = moves.at[0]
-            if step % 8 == 0:
-                slow = _slow_slots(problem, rows[taken])
-        yield
+            a, b, luck = moves.swaps(placed, holder, slow)
+            better = np.flatnonzero(price.of_swaps(placed, a, b, heat * luck) < heat * luck)
+            _exchange(placed, a[better[:AT_ONCE]].tolist(), b[better[:AT_ONCE]].tolist(), moves.around)
+            tried = BATCH
+        if len(better):
+            holder[placed] = np.arange(m)
+            price.update(placed)
+            best.offer(placed[:n], price.objective)
+            if best.proven:
+                return
+        yield tried
+
+
+def _exchange(placed: Ints, a: list[int], b: list[int], around: list[set[int]]) -> None:
+    """Make those swaps that do not touch what an earlier one changed."""
+    touched: set[int] = set()
+    for s, t in zip(a, b, strict=True):
+        if s not in touched and t not in touched:
+            placed[s], placed[t] = placed[t], placed[s]
+            touched |= around[s] | around[t]

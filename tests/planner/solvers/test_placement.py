@@ -108,8 +108,8 @@ def test_an_interrupt_leaves_the_best_so_far(monkeypatch):
             raise KeyboardInterrupt
         return original(*args)
 
-    original = placement_anneal._slow_slots
-    monkeypatch.setattr(placement_anneal, "_slow_slots", interrupted)
+    original = placement_anneal._exchange
+    monkeypatch.setattr(placement_anneal, "_exchange", interrupted)
     found = Annealing().solve(problem)
     assert found.value is not None and found.objective <= problem.seconds(range(16)) and found.timed_out
 
