@@ -20,7 +20,7 @@ from .placement_bound import lower_bound
 from .placement_energy import Energy
 from .result import TO_COMPLETION, Limits, SolveResult, Termination
 
-VERSION = "1"
+VERSION = "2"
 #: Swaps priced at once, and other moves; every so many steps a step of those; swaps made at once at most.
 BATCH, SHIFTS, EVERY, AT_ONCE = 128, 32, 4, 8
 #: Steps whose random numbers are drawn at once.
