@@ -119,13 +119,7 @@ def from_json(text: str, where: str = "plan.json") -> PlanSet:
     Raises:
         InvalidProblemError: not JSON, another schema, or a part that is missing or of the wrong kind.
     """
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise InvalidProblemError(f"{where} is not JSON ({error}); write it with `meshwright plan --json`.") from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA_VERSION:
-        found = document.get("schema") if isinstance(document, dict) else None
-        raise InvalidProblemError(f"{where} has schema {found!r}, not {SCHEMA_VERSION!r}; write it with this release.")
+    document = document_of(text, SCHEMA_VERSION, where)
     try:
         return PlanSet(
             kind=_of(str, document["kind"], "kind"),
@@ -141,6 +135,22 @@ def from_json(text: str, where: str = "plan.json") -> PlanSet:
         raise InvalidProblemError(f"{where} is not a usable plan: the key {error} is missing.") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise InvalidProblemError(f"{where} is not a usable plan: {error}.") from None
+
+
+def document_of(text: str, schema: str, where: str) -> dict[str, Any]:
+    """The JSON object of a plan document of one schema.
+
+    Raises:
+        InvalidProblemError: not JSON, or another schema.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InvalidProblemError(f"{where} is not JSON ({error}); write it with `meshwright plan --json`.") from None
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found != schema:
+        raise InvalidProblemError(f"{where} has schema {found!r}, not {schema!r}; write it with this release.")
+    return dict(document)
 
 
 def problem_from_dict(data: Mapping[str, Any]) -> PlanningProblem:

@@ -76,7 +76,7 @@ def refine(
         cut = until is not None and time.monotonic() >= until
         if cut:
             break
-        better = refine_one(problem, plan, limits)
+        better = _refine_one(problem, plan, limits)
         kept.pop(_order(plan), None)
         kept[_order(better)] = better
         count += 1
@@ -85,10 +85,8 @@ def refine(
     return Refined(_ranked(problem, best, sum(int(p.fits.sum()) for p in pools)), count, cut)
 
 
-def refine_one(problem: PlanningProblem, plan: Plan, limits: Limits = DEFAULT_LIMITS) -> Plan:
+def _refine_one(problem: PlanningProblem, plan: Plan, limits: Limits) -> Plan:
     """One plan with the best deal of its layers, if that is faster, fits, and breaks no pin."""
-    if problem.refine == "off" or problem.framework not in FRAMEWORKS or plan.config.pp == 1:
-        return plan
     if plan.config.vocab_parallel:  # embedding and head stand on every stage
         return plan
     found = refine_stages(problem, plan, limits)

@@ -17,16 +17,13 @@ from ..plan import Plan, PlanSet
 from .base import LaunchBundle, LaunchOptions, Proof, require_expressible
 from .common import (
     bundle,
-    cluster_defaults,
-    header,
     hsdp_replicas,
     manifest,
     micro_batches,
+    own_script_opening,
     refuse_zero_plus,
-    user_env,
-    world_check,
 )
-from .shell import Flag, array, default, flag, script
+from .shell import Flag, array, flag, script
 
 _ROTATION = {CpComm.RING: "alltoall", CpComm.ALL_GATHER: "allgather"}
 
@@ -54,16 +51,7 @@ class Accelerate:
             raise InvalidProblemError("Accelerate starts a script of your own; name it with --train-script.")
         notes = self.notes(plan_set, plan)
         lines = [
-            *header(self, plan_set, plan, notes),
-            "set -euo pipefail",
-            "",
-            *cluster_defaults(plan_set),
-            default("TRAIN_SCRIPT", options.train_script),
-            'HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"',
-            "",
-            *world_check(plan),
-            *user_env(options),
-            "",
+            *own_script_opening(self, plan_set, plan, options, notes),
             *array("SCRIPT_ARGS", script_flags(plan_set, plan, options)),
             "",
             "exec accelerate launch \\",

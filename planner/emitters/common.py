@@ -127,6 +127,24 @@ def torchrun_array() -> list[str]:
     ]
 
 
+def own_script_opening(
+    emitter: Emitter, plan_set: PlanSet, plan: Plan, options: LaunchOptions, notes: Sequence[str]
+) -> list[str]:
+    """How a launch of the user's own training script begins: comments, variables, the check of the machines."""
+    return [
+        *header(emitter, plan_set, plan, notes),
+        "set -euo pipefail",
+        "",
+        *cluster_defaults(plan_set),
+        default("TRAIN_SCRIPT", options.train_script),
+        'HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"',
+        "",
+        *world_check(plan),
+        *user_env(options),
+        "",
+    ]
+
+
 def user_env(options: LaunchOptions) -> list[str]:
     """Exports that the user asked for (last, so that they win)."""
     return [export(name, value) for name, value in options.env.items()]

@@ -17,19 +17,16 @@ from ..plan import Plan, PlanSet
 from .base import LaunchBundle, LaunchOptions, Proof, require_expressible
 from .common import (
     bundle,
-    cluster_defaults,
     global_batch,
-    header,
     hsdp_replicas,
     manifest,
     micro_batches,
+    own_script_opening,
     refuse_layout,
     torchrun_array,
-    user_env,
-    world_check,
     zero_plus,
 )
-from .shell import Flag, array, default, flag, script
+from .shell import Flag, array, flag, script
 
 
 class DeepSpeed:
@@ -55,16 +52,7 @@ class DeepSpeed:
             raise InvalidProblemError("DeepSpeed starts a script of your own; name it with --train-script.")
         notes = self.notes(plan)
         lines = [
-            *header(self, plan_set, plan, notes),
-            "set -euo pipefail",
-            "",
-            *cluster_defaults(plan_set),
-            default("TRAIN_SCRIPT", options.train_script),
-            'HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"',
-            "",
-            *world_check(plan),
-            *user_env(options),
-            "",
+            *own_script_opening(self, plan_set, plan, options, notes),
             *torchrun_array(),
             "",
             *array("SCRIPT_ARGS", script_flags(plan_set, plan, options)),

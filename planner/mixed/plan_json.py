@@ -18,7 +18,7 @@ from ...costmodels.stage_layout import StageLayout
 from ...costmodels.workload import Workload
 from ...hardware_profiles.errors import InvalidProblemError, MeshwrightError
 from ...hardware_profiles.mixed import mixed_from_dict, mixed_to_dict
-from ..plan_json import rounded
+from ..plan_json import document_of, rounded
 from .plan import KIND, MixedPlan, MixedPlanSet, MixedSearch, MixedStage, Pipelines
 from .problem import MixedProblem
 
@@ -57,13 +57,7 @@ def from_json(text: str, where: str = "plan.json") -> MixedPlanSet:
     Raises:
         InvalidProblemError: not JSON, another schema, or a part that is missing or of the wrong kind.
     """
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise InvalidProblemError(f"{where} is not JSON ({error}); write it with `meshwright plan --json`.") from None
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found != SCHEMA_VERSION:
-        raise InvalidProblemError(f"{where} has schema {found!r}, not {SCHEMA_VERSION!r}; write it with this release.")
+    document = document_of(text, SCHEMA_VERSION, where)
     try:
         general = document["general"]
         return MixedPlanSet(
